@@ -1,0 +1,128 @@
+"""What runs on the rows: gather, gate and up, activation, down, and the weighted combine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from headgate.flow import DispatchPlan
+from headgate.kernels.grouped import grouped_linear
+from headgate.kernels.rows import combine_rows, gather_rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertWeights:
+    """The experts' parameters, stacked.
+
+    Attributes:
+        up: [E, 2F, D] gate and up together, or [E, F, D] without a gate.
+        down: [E, D, F].
+        up_bias: [E, 2F] or [E, F], or None.
+        down_bias: [E, D], or None.
+    """
+
+    up: Float[Tensor, "E U D"]
+    down: Float[Tensor, "E D F"]
+    up_bias: Float[Tensor, "E U"] | None = None
+    down_bias: Float[Tensor, "E D"] | None = None
+
+
+def activate(
+    hidden: Float[Tensor, "... U"],
+    *,
+    activation: Literal["silu", "gelu", "gelu_tanh", "relu"],
+    gated: bool,
+    interleaved: bool,
+    clamp: float | None,
+    sigmoid_slope: float,
+    up_offset: float,
+) -> Float[Tensor, "... F"]:
+    """Apply an expert's nonlinearity: act(gate) * (up + up_offset), or act(hidden) without a gate.
+
+    Args:
+        hidden: [..., 2F] (gate and up, concatenated or interleaved) or [..., F].
+        activation, gated, interleaved, clamp, sigmoid_slope, up_offset: see `ExpertSpec`.
+
+    Returns:
+        [..., F], same dtype.
+    """
+    if not gated:
+        return _apply_activation(hidden, activation, sigmoid_slope)
+    gate, up = (hidden[..., ::2], hidden[..., 1::2]) if interleaved else hidden.chunk(2, dim=-1)
+    if clamp is not None:
+        gate, up = gate.clamp(max=clamp), up.clamp(min=-clamp, max=clamp)
+    if up_offset:
+        up = up + up_offset
+    return _apply_activation(gate, activation, sigmoid_slope) * up
+
+
+def _apply_activation(z: Float[Tensor, "... F"], activation: str, sigmoid_slope: float) -> Float[Tensor, "... F"]:
+    if activation == "silu":
+        return F.silu(z) if sigmoid_slope == 1.0 else z * torch.sigmoid(sigmoid_slope * z)
+    if activation == "relu":
+        return F.relu(z)
+    return F.gelu(z, approximate="tanh" if activation == "gelu_tanh" else "none")
+
+
+def run_experts(
+    x: Float[Tensor, "T D"],
+    plan: DispatchPlan,
+    combine_weights: Float[Tensor, "A B"],
+    weights: ExpertWeights,
+    *,
+    apply_to: Literal["output", "input"],
+    activation: Literal["silu", "gelu", "gelu_tanh", "relu"],
+    gated: bool,
+    interleaved: bool,
+    clamp: float | None,
+    sigmoid_slope: float,
+    up_offset: float,
+) -> Float[Tensor, "T D"]:
+    """Run the experts on the plan's rows and add each token's weighted outputs.
+
+    Cost follows the rows (T * K), not the experts. Rows of zero-compute experts, which the plan puts last, return
+    their input.
+
+    Args:
+        x: [T, D], the dtype of the weights.
+        plan: rows for E experts or more; those beyond the weights are zero-compute.
+        combine_weights: of the choice that the plan was made from, [T, K] or [E, C].
+        weights: of E experts.
+        apply_to: whether a combine weight multiplies the expert's "output" or "input".
+        activation, gated, interleaved, clamp, sigmoid_slope, up_offset: see `ExpertSpec`.
+
+    Returns:
+        [T, D] in the dtype of `x`; zero for a token without rows.
+    """
+    rows = gather_rows(x, plan.token_of_row, plan.row_order, plan.token_offsets, plan.max_rows_per_token)
+    row_weights = combine_weights.flatten().index_select(0, plan.slot_of_row)
+    if apply_to == "input":
+        rows = rows * row_weights.to(rows.dtype)[:, None]
+        row_weights = torch.ones_like(row_weights)
+    num_experts = weights.up.shape[0]
+    identity_rows: Tensor | None = None
+    if plan.num_experts > num_experts:
+        num_computed = int(plan.expert_offsets[num_experts])
+        rows, identity_rows = rows[:num_computed], rows[num_computed:]
+    offsets = plan.expert_offsets[: num_experts + 1]
+    hidden = grouped_linear(rows, weights.up, weights.up_bias, offsets)
+    hidden = activate(
+        hidden,
+        activation=activation,
+        gated=gated,
+        interleaved=interleaved,
+        clamp=clamp,
+        sigmoid_slope=sigmoid_slope,
+        up_offset=up_offset,
+    )
+    out = grouped_linear(hidden, weights.down, weights.down_bias, offsets)
+    if identity_rows is not None:
+        out = torch.cat([out, identity_rows])
+    order = (plan.token_of_row, plan.row_order, plan.token_offsets, plan.max_rows_per_token)
+    y: Tensor = combine_rows(out, row_weights, *order)
+    return y

@@ -1,0 +1,1 @@
+"""Kernels: the reference that specifies each operation, and the backends that run it."""

@@ -1,0 +1,51 @@
+"""Which backend runs: one function of the device, the dtype and what is installed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+
+from headgate.kernels import native
+
+Op: TypeAlias = Literal["plan", "experts", "combine"]
+Backend: TypeAlias = Literal["native", "torch"]
+
+OPS: tuple[Op, ...] = ("plan", "experts", "combine")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendChoice:
+    """The backend that runs an operation, and the reason in words."""
+
+    op: Op
+    backend: Backend
+    reason: str
+
+
+def choose_backend(op: Op, *, device_type: str, dtype: torch.dtype) -> BackendChoice:
+    """Choose the backend of an operation. The operations ask this function, and so does `headgate doctor`.
+
+    Args:
+        op: `plan` sorts slots by expert, `experts` runs the expert MLPs, `combine` adds up a token's rows.
+        device_type: as in `torch.device.type`, such as `cpu` or `cuda`.
+        dtype: of the activations; `plan` reads int64 ids whatever it is.
+
+    Returns:
+        The choice, which depends on nothing but the arguments and what is installed.
+    """
+    if op == "plan":
+        return _choose_plan(device_type)
+    if op == "experts":
+        return BackendChoice(op=op, backend="torch", reason="a loop over the experts that have rows")
+    return BackendChoice(op=op, backend="torch", reason="float32 sums in slot order")
+
+
+def _choose_plan(device_type: str) -> BackendChoice:
+    fallback = "a stable sort in PyTorch"
+    if device_type != "cpu":
+        return BackendChoice(op="plan", backend="torch", reason=f"{fallback}, no host synchronisation")
+    if native.library() is None:
+        return BackendChoice(op="plan", backend="torch", reason=f"{fallback}: no native library")
+    return BackendChoice(op="plan", backend="native", reason="a counting sort in C++")

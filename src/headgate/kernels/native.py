@@ -1,0 +1,85 @@
+"""Find and load the C++ library. `csrc/headgate.h` is the contract; nothing is loaded at import."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+ABI_VERSION = 1
+"""The `HEADGATE_ABI_VERSION` of `csrc/headgate.h` that this module calls."""
+
+LIBRARY_NAME = "libheadgate.dll" if sys.platform == "win32" else "libheadgate.so"
+
+# pip keeps the wheel it built without a compiler, so a plain reinstall would bring the same one back.
+HOW_TO_GET = (
+    "install a C++17 compiler, then run "
+    "`pip install --force-reinstall --no-deps --no-cache-dir headgate` (or `pip install -e .` in a checkout)"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NativeLibrary:
+    """The outcome of the search: a loaded library and its path, or the reason why there is none."""
+
+    library: ctypes.CDLL | None = None
+    path: Path | None = None
+    why_missing: str | None = None
+
+
+def load_library(directories: Iterable[str | Path]) -> NativeLibrary:
+    """Load the library from the first of `directories` that holds it, and check its ABI version.
+
+    Args:
+        directories: where to look, in order.
+
+    Returns:
+        The library, or one sentence that says why it is missing.
+    """
+    searched = [Path(directory) for directory in directories]
+    path = next((d / LIBRARY_NAME for d in searched if (d / LIBRARY_NAME).is_file()), None)
+    if path is None:
+        places = ", ".join(str(directory) for directory in searched) or "no folder at all"
+        return NativeLibrary(why_missing=f"{LIBRARY_NAME} was not built (searched {places})")
+    try:
+        library = ctypes.CDLL(str(path))
+        abi_version = library.headgate_abi_version()
+    except (OSError, AttributeError) as error:
+        return NativeLibrary(why_missing=f"{path} does not load: {error}")
+    if abi_version != ABI_VERSION:
+        return NativeLibrary(why_missing=f"{path} has ABI version {abi_version} and this Headgate needs {ABI_VERSION}")
+    _declare(library)
+    return NativeLibrary(library=library, path=path)
+
+
+@functools.cache
+def native_library() -> NativeLibrary:
+    """Load the installed library, once per process.
+
+    An editable install keeps the Python files and the library in two folders; both are on the package's path.
+    """
+    from headgate import kernels
+
+    return load_library(kernels.__path__)
+
+
+def library() -> ctypes.CDLL | None:
+    """Return the loaded library, or None where it is missing (see `why_missing`)."""
+    return native_library().library
+
+
+def why_missing() -> str | None:
+    """Return one sentence that says why the library is missing, or None where it is loaded."""
+    return native_library().why_missing
+
+
+def _declare(library: ctypes.CDLL) -> None:
+    """Give each function its C signature, so that ctypes converts and checks the arguments."""
+    library.headgate_abi_version.argtypes = []
+    library.headgate_abi_version.restype = ctypes.c_int
+    pointer, size = ctypes.c_void_p, ctypes.c_int64
+    library.headgate_sort_slots.argtypes = [pointer, size, size, pointer, pointer]
+    library.headgate_sort_slots.restype = ctypes.c_int

@@ -1,0 +1,25 @@
+"""Modules: what owns weights, and what watches it from outside."""
+
+from headgate.nn.balancing import BalanceHandle, attach_balance, set_balance_scale
+from headgate.nn.depths import MixtureOfDepths
+from headgate.nn.experts import Experts, SharedExpert
+from headgate.nn.moe import MoE
+from headgate.nn.router import Router
+from headgate.nn.routing import Batch, RouterState, route
+from headgate.nn.tape import Tape, tap
+
+__all__ = [
+    "BalanceHandle",
+    "Batch",
+    "Experts",
+    "MixtureOfDepths",
+    "MoE",
+    "Router",
+    "RouterState",
+    "SharedExpert",
+    "Tape",
+    "attach_balance",
+    "route",
+    "set_balance_scale",
+    "tap",
+]

@@ -1,0 +1,198 @@
+"""`Experts` and `SharedExpert`: the modules that own the experts' weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from headgate.errors import InputError, SpecError
+from headgate.experts import ExpertWeights, activate, run_experts
+from headgate.flow import DispatchPlan
+from headgate.spec import ExpertSpec, SharedSpec
+
+
+class Experts(nn.Module):
+    """E expert MLPs, stacked.
+
+    Parameters: `gate_up_proj` [E, 2F, D] (rows of the gate first, then of up; alternating where the spec says
+    interleaved), or `up_proj` [E, F, D] without a gate; `down_proj` [E, D, F]; with biases `gate_up_proj_bias`
+    [E, 2F] or `up_proj_bias` [E, F], and `down_proj_bias` [E, D].
+
+    Args:
+        d_model: D.
+        d_ff: F.
+        num_experts: E.
+        spec: what one expert computes.
+        device, dtype: as for `torch.nn.Linear`.
+
+    Raises:
+        SpecError: a size below 1.
+    """
+
+    down_proj: Tensor
+    down_proj_bias: Tensor | None
+
+    def __init__(
+        self,
+        d_model: int,
+        d_ff: int,
+        *,
+        num_experts: int,
+        spec: ExpertSpec | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value in {"d_model": d_model, "d_ff": d_ff, "num_experts": num_experts}.items():
+            if value < 1:
+                raise SpecError(f"{name} (={value}) must be at least 1; give a positive size")
+        self.spec = spec or ExpertSpec()
+        self.d_model, self.d_ff, self.num_experts = d_model, d_ff, num_experts
+        self._up_name = _declare_projections(
+            self, (num_experts,), d_model, d_ff, self.spec, bias=self.spec.bias, device=device, dtype=dtype
+        )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw new weights, each expert's as `torch.nn.Linear` draws its own."""
+        _reset_projections(self, self._up_name, self.d_model, self.d_ff)
+
+    def forward(
+        self,
+        x: Float[Tensor, "T D"],
+        plan: DispatchPlan,
+        combine_weights: Float[Tensor, "A B"],
+        apply_to: Literal["output", "input"] = "output",
+    ) -> Float[Tensor, "T D"]:
+        """Run each expert on its rows and add each token's weighted outputs.
+
+        Args:
+            x: [T, D].
+            plan: whose rows go where.
+            combine_weights: of the plan's choice.
+            apply_to: whether weights multiply the experts' "output" or "input".
+
+        Returns:
+            [T, D] in the dtype of `x`.
+
+        Raises:
+            InputError: tokens and weights differ in dtype, outside autocast.
+        """
+        dtype = _compute_dtype(x, self.down_proj)
+        up, up_bias = getattr(self, self._up_name), getattr(self, f"{self._up_name}_bias")
+        weights = ExpertWeights(
+            up=up.to(dtype),
+            down=self.down_proj.to(dtype),
+            up_bias=None if up_bias is None else up_bias.to(dtype),
+            down_bias=None if self.down_proj_bias is None else self.down_proj_bias.to(dtype),
+        )
+        y = run_experts(x.to(dtype), plan, combine_weights, weights, apply_to=apply_to, **_function(self.spec))
+        return y.to(x.dtype)
+
+    def extra_repr(self) -> str:
+        """Sizes and function."""
+        return f"num_experts={self.num_experts}, d_model={self.d_model}, d_ff={self.d_ff}, spec={self.spec}"
+
+
+class SharedExpert(nn.Module):
+    """An MLP that every token gets, besides the experts that it is routed to.
+
+    Parameters as `Experts` without the leading axis, and `output_gate` [1, D] where its output is gated.
+
+    Args:
+        d_model: D.
+        shared: its width, gate and biases.
+        experts: its function, the same as the routed experts'.
+        device, dtype: as for `torch.nn.Linear`.
+    """
+
+    down_proj: Tensor
+    down_proj_bias: Tensor | None
+    output_gate: Tensor | None
+
+    def __init__(
+        self,
+        d_model: int,
+        shared: SharedSpec,
+        experts: ExpertSpec,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.spec, self.shared, self.d_model = experts, shared, d_model
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        self._up_name = _declare_projections(self, (), d_model, shared.d_ff, experts, bias=shared.bias, **factory)
+        gate = nn.Parameter(torch.empty(1, d_model, **factory)) if shared.gated_output else None
+        self.register_parameter("output_gate", gate)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw new weights as `torch.nn.Linear` does."""
+        _reset_projections(self, self._up_name, self.d_model, self.shared.d_ff)
+        if self.output_gate is not None:
+            bound = 1.0 / math.sqrt(self.d_model)
+            nn.init.uniform_(self.output_gate, -bound, bound)
+
+    def forward(self, x: Float[Tensor, "T D"]) -> Float[Tensor, "T D"]:
+        """Run the MLP on every token: [T, D] in the dtype of `x`."""
+        up, up_bias = getattr(self, self._up_name), getattr(self, f"{self._up_name}_bias")
+        hidden = activate(F.linear(x, up, up_bias), **_function(self.spec))
+        y = F.linear(hidden, self.down_proj, self.down_proj_bias)
+        if self.output_gate is not None:
+            y = torch.sigmoid(F.linear(x, self.output_gate)) * y
+        return y.to(x.dtype)
+
+
+def _function(spec: ExpertSpec) -> dict[str, Any]:
+    """The fields of a spec that `activate` takes."""
+    fields = dataclasses.asdict(spec)
+    del fields["bias"]
+    return fields
+
+
+def _declare_projections(
+    module: nn.Module,
+    lead: tuple[int, ...],
+    d_model: int,
+    d_ff: int,
+    spec: ExpertSpec,
+    *,
+    bias: bool,
+    **factory: Any,
+) -> str:
+    """Give the module its projections, and return the name of the first."""
+    name, width = ("gate_up_proj", 2 * d_ff) if spec.gated else ("up_proj", d_ff)
+    shapes = {name: (*lead, width, d_model), "down_proj": (*lead, d_model, d_ff)}
+    bias_shapes = {f"{name}_bias": (*lead, width), "down_proj_bias": (*lead, d_model)}
+    for key, shape in shapes.items():
+        module.register_parameter(key, nn.Parameter(torch.empty(shape, **factory)))
+    for key, shape in bias_shapes.items():
+        module.register_parameter(key, nn.Parameter(torch.empty(shape, **factory)) if bias else None)
+    return name
+
+
+def _reset_projections(module: nn.Module, up_name: str, d_model: int, d_ff: int) -> None:
+    fan_in = {up_name: d_model, f"{up_name}_bias": d_model, "down_proj": d_ff, "down_proj_bias": d_ff}
+    for name, fan in fan_in.items():
+        parameter = getattr(module, name)
+        if parameter is not None:
+            nn.init.uniform_(parameter, -1.0 / math.sqrt(fan), 1.0 / math.sqrt(fan))
+
+
+def _compute_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
+    device_type = x.device.type
+    if torch.is_autocast_enabled(device_type):
+        return torch.get_autocast_dtype(device_type)
+    if x.dtype != weight.dtype:
+        raise InputError(
+            f"x.dtype (={x.dtype}) must be that of the experts' weights (={weight.dtype}); "
+            f"call layer.to({x.dtype}), or run under torch.autocast"
+        )
+    return x.dtype

@@ -1,0 +1,286 @@
+"""`Router`: the module that owns a router's weights and decides, for each token, who works on it."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Self
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from headgate import balance as balance_math
+from headgate import scores as score_math
+from headgate.balance import Balance
+from headgate.errors import InputError, SpecError
+from headgate.flow import ExpertChoice, Routing, TokenChoice
+from headgate.nn.routing import Batch, RouterState, capacity_rows, route
+from headgate.selection import make_expert_table
+from headgate.spec import RouterSpec
+
+
+class Router(nn.Module):
+    """Scores the experts for each token and picks some.
+
+    Parameters: `weight` [E, D] (E counts zero-compute experts too), `bias` [E] and `noise_weight` [E, D] where the
+    spec has them, `threshold` [E] for expert choice. Buffers: `selection_bias` [E] float32, `expert_table` [V, K]
+    for hash. `selection_bias` and `threshold` stay float32 when the module is cast: their steps are too small for
+    narrower types.
+
+    Args:
+        d_model: D.
+        spec: the router.
+        balance: coefficients of the balance losses and the bias step; None = none.
+        balance_group: data-parallel group of the global-batch loss; None = all ranks.
+        device, dtype: as for `torch.nn.Linear`.
+
+    Raises:
+        SpecError: a balance that has no meaning for this router.
+    """
+
+    balance_scale: Tensor
+    selection_bias: Tensor | None
+    expert_table: Tensor | None
+
+    def __init__(
+        self,
+        d_model: int,
+        spec: RouterSpec,
+        *,
+        balance: Balance | None = None,
+        balance_group: dist.ProcessGroup | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        balance = balance or Balance()
+        if balance.bias_rate > 0 and not spec.selection_bias:
+            spec = replace(spec, selection_bias=True)
+        _check_balance(spec, balance)
+        self.spec, self.balance, self.d_model = spec, balance, d_model
+        self.balance_group = balance_group
+        self.tally: Tensor | None = None
+        self._declare(device=device, dtype=dtype)
+        self.reset_parameters()
+
+    def _declare(self, **factory: Any) -> None:
+        spec = self.spec
+        width = spec.num_choices
+        has_weight = spec.score != "ones"
+
+        def parameter(wanted: bool, *shape: int, **kind: Any) -> nn.Parameter | None:
+            return nn.Parameter(torch.empty(*shape, **{**factory, **kind})) if wanted else None
+
+        self.weight = parameter(has_weight, width, self.d_model)
+        self.bias = parameter(has_weight and spec.linear_bias, width)
+        self.noise_weight = parameter(has_weight and spec.noise == "learned", width, self.d_model)
+        self.threshold = parameter(spec.selection == "expert_choice", width, dtype=torch.float32)
+        device = factory["device"]
+        zeros = torch.zeros(width, device=device) if spec.selection_bias else None
+        self.register_buffer("selection_bias", zeros)
+        table = None
+        if spec.vocab_size is not None:
+            sizes = {"vocab_size": spec.vocab_size, "num_experts": spec.num_choices, "top_k": spec.top_k}
+            table = make_expert_table(**sizes).to(device=device)
+        self.register_buffer("expert_table", table)
+        self.register_buffer("balance_scale", torch.ones((), device=device), persistent=False)
+
+    def reset_parameters(self) -> None:
+        """Draw new weights as `torch.nn.Linear` does; noise starts at width softplus(0), bias and threshold at 0."""
+        if self.weight is not None:
+            bound = 1.0 / math.sqrt(self.d_model)
+            nn.init.uniform_(self.weight, -bound, bound)
+        for zeroed in (self.bias, self.noise_weight, self.threshold, self.selection_bias):
+            if zeroed is not None:
+                nn.init.zeros_(zeroed)
+
+    def forward(
+        self,
+        x: Float[Tensor, "T D"],
+        *,
+        sequence_length: int | None = None,
+        token_ids: Int[Tensor, " T"] | None = None,
+        is_padding: Bool[Tensor, " T"] | None = None,
+    ) -> Routing:
+        """Route T tokens.
+
+        Args:
+            x: [T, D]; padding is read as zeros.
+            sequence_length: the tokens are sequences of this length; None = one sequence.
+            token_ids: [T], for hash routers.
+            is_padding: [T], tokens that no expert may get.
+
+        Returns:
+            The decision, with its autograd graph.
+
+        Raises:
+            InputError: no token ids for a hash router.
+        """
+        batch = Batch(
+            sequence_length=x.shape[0] if sequence_length is None else sequence_length,
+            training=self.training,
+            token_ids=token_ids,
+            is_padding=is_padding,
+        )
+        logits, deciding, scores = self._score(x, batch)
+        state = RouterState(
+            selection_bias=self.selection_bias, threshold=self.threshold, expert_table=self.expert_table
+        )
+        choice, plan = route(self.spec, deciding, scores, batch, state)
+        losses = self._losses(logits, scores, choice, batch)
+        if self.training and torch.is_grad_enabled():
+            choice = self._add_gradients(choice, losses, batch)
+        return Routing(
+            logits=logits,
+            scores=scores,
+            choice=choice,
+            plan=plan,
+            is_padding=is_padding,
+            losses={name: value.detach() for name, value in losses.items()},
+        )
+
+    def _score(self, x: Float[Tensor, "T D"], batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Raw logits, the logits that decide (with noise in training), and their scores."""
+        spec = self.spec
+        wide = score_math.working_dtype(x.dtype)
+        if self.weight is None:
+            blank = x.new_zeros((x.shape[0], spec.num_choices), dtype=wide)
+            return blank, blank, torch.ones_like(blank)
+        seen = x if batch.is_padding is None else x.masked_fill(batch.is_padding[:, None], 0.0)
+        if self.training and spec.jitter > 0:
+            seen = score_math.jitter_tokens(seen, jitter=spec.jitter)
+        logits = score_math.compute_logits(seen, self.weight, self.bias, linear_dtype=spec.linear_dtype)
+        deciding = logits
+        if self.training and self.noise_weight is not None:
+            noise = score_math.compute_logits(seen, self.noise_weight, None, linear_dtype=spec.linear_dtype)
+            deciding = score_math.add_learned_noise(logits, noise)
+        scores = score_math.compute_scores(
+            deciding, score=spec.score, score_dtype=spec.score_dtype, model_dtype=x.dtype
+        )
+        return logits.to(wide), deciding.to(wide), scores
+
+    def _losses(
+        self, logits: Tensor, scores: Tensor, choice: TokenChoice | ExpertChoice, batch: Batch
+    ) -> dict[str, Tensor]:
+        """The value of each balance loss with a coefficient, and of expert choice's threshold in training."""
+        balance, padding = self.balance, batch.is_padding
+        losses: dict[str, Tensor] = {}
+        if balance.z > 0:
+            losses["z"] = balance_math.z_loss(logits, is_padding=padding)
+        if balance.importance > 0:
+            losses["importance"] = balance_math.importance_loss(scores, is_padding=padding)
+        if isinstance(choice, ExpertChoice):
+            if self.training and self.threshold is not None:
+                losses["threshold"] = self._threshold_loss(scores, batch)
+            return losses
+        if balance.switch > 0 or balance.global_batch > 0:
+            counts = self._counts(choice, padding)
+            if balance.switch > 0:
+                losses["switch"] = balance_math.switch_loss(scores, counts, is_padding=padding)
+            if balance.global_batch > 0:
+                everywhere = balance_math.reduce_counts(counts, self.balance_group)
+                losses["global_batch"] = balance_math.switch_loss(scores, everywhere, is_padding=padding)
+        if balance.sequence > 0:
+            losses["sequence"] = balance_math.sequence_loss(
+                scores, choice.expert_ids, sequence_length=batch.sequence_length, is_padding=padding
+            )
+        return losses
+
+    def _threshold_loss(self, scores: Tensor, batch: Batch) -> Tensor:
+        assert self.threshold is not None  # Both belong to expert choice.
+        assert self.spec.capacity is not None
+        capacity, shared = capacity_rows(self.spec.capacity, self.spec, batch, scores.shape[0])
+        fraction = capacity / max(shared, 1)
+        return balance_math.quantile_loss(
+            scores, self.threshold.to(scores.dtype), fraction=fraction, is_padding=batch.is_padding
+        )
+
+    def _counts(self, choice: TokenChoice, is_padding: Tensor | None) -> Tensor:
+        return balance_math.count_choices(choice.expert_ids, num_experts=self.spec.num_choices, is_padding=is_padding)
+
+    def _add_gradients(
+        self, choice: TokenChoice | ExpertChoice, losses: dict[str, Tensor], batch: Batch
+    ) -> TokenChoice | ExpertChoice:
+        """Tie the losses' gradients, and the tally of the bias step, to the combine weights' way back.
+
+        The combine weights, not the scores, carry them: where weights come from the logits (softmax over the
+        chosen) nothing flows back through the scores.
+        """
+        weights = choice.combine_weights
+        if losses and weights.requires_grad:
+            terms = [self._coefficient(name) * value for name, value in losses.items()]
+            total = torch.stack([term.to(weights.dtype) for term in terms]).sum()
+            weights = balance_math.add_loss_gradient(weights, total * self.balance_scale.to(weights.dtype))
+        if isinstance(choice, ExpertChoice):
+            return replace(choice, combine_weights=weights)
+        if self.balance.bias_rate > 0:
+            if self.tally is None:
+                _warn_detached_bias()
+            elif weights.requires_grad:
+                counts = self._counts(choice, batch.is_padding)
+                weights = balance_math.count_in_backward(weights, counts, self.tally)
+        return replace(choice, combine_weights=weights)
+
+    def _coefficient(self, name: str) -> float:
+        return 1.0 if name == "threshold" else float(getattr(self.balance, name))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move or cast the module, but leave `selection_bias` and `threshold` in float32."""
+        bias, threshold = self.selection_bias, None if self.threshold is None else self.threshold.data
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if bias is not None and self.selection_bias is not None and self.selection_bias.dtype != bias.dtype:
+            self.selection_bias = bias.to(self.selection_bias.device)
+        if threshold is not None and self.threshold is not None and self.threshold.dtype != threshold.dtype:
+            self.threshold.data = threshold.to(self.threshold.device)
+        if self.tally is not None:
+            self.tally = self.tally.to(self.balance_scale.device)
+        return self
+
+    def extra_repr(self) -> str:
+        """Sizes and how experts are picked."""
+        spec = self.spec
+        return (
+            f"d_model={self.d_model}, num_experts={spec.num_experts}, top_k={spec.top_k}, "
+            f"score={spec.score!r}, selection={spec.selection!r}"
+        )
+
+
+def check_token_ids(token_ids: Tensor, vocab_size: int) -> None:
+    """Raise for token ids outside a hash router's table; called where it costs no device synchronisation.
+
+    Raises:
+        InputError: the smallest or largest id, and the table's size.
+    """
+    if token_ids.numel() == 0:
+        return
+    low, high = int(token_ids.min()), int(token_ids.max())
+    if low < 0 or high >= vocab_size:
+        raise InputError(
+            f"token_ids (={low}..{high}) must be in [0, vocab_size (={vocab_size})); "
+            "build the hash router with the tokenizer's full size"
+        )
+
+
+def _check_balance(spec: RouterSpec, balance: Balance) -> None:
+    by_choice = {name: getattr(balance, name) for name in ("switch", "sequence", "global_batch")}
+    active = [name for name, value in by_choice.items() if value > 0]
+    if active and spec.selection == "expert_choice":
+        raise SpecError(f"balance {active} has no use in expert choice, where every expert takes equally many; drop it")
+    if active and spec.score == "linear":
+        raise SpecError(f"balance {active} needs scores that are not negative, and score is 'linear'; use balance 'z'")
+    if spec.score == "ones" and any(getattr(balance, name) > 0 for name in ("z", "importance", *by_choice)):
+        raise SpecError("a router with score 'ones' has no weights that a balance loss could move; use balance=None")
+
+
+def _warn_detached_bias() -> None:
+    if not torch.compiler.is_compiling():
+        warnings.warn(
+            "balance bias_rate is set, but nothing steps the selection bias; routing trains unbalanced. "
+            "Call headgate.attach_balance(model, optimizer) once, after building the optimizer.",
+            UserWarning,
+            stacklevel=2,
+        )

@@ -1,0 +1,221 @@
+"""The router's decision as pure functions of its logits: spec and tensors in, choice and plan out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from headgate import dispatch, selection
+from headgate.errors import InputError
+from headgate.flow import NO_EXPERT, DispatchPlan, ExpertChoice, TokenChoice
+from headgate.sparsemixer import choose_sparsemixer
+from headgate.spec import Capacity, RouterSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """What a router must know of the tokens besides their vectors.
+
+    Attributes:
+        sequence_length: the T tokens are sequences of this length, one after the other; 0 only for T = 0.
+        training: whether the layer trains.
+        token_ids: [T], for hash routers.
+        is_padding: [T], or None.
+    """
+
+    sequence_length: int
+    training: bool
+    token_ids: Int[Tensor, " T"] | None = None
+    is_padding: Bool[Tensor, " T"] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterState:
+    """What selection needs besides logits, each None where the spec has no use for it.
+
+    Attributes:
+        selection_bias: [E] float32.
+        threshold: [E], expert choice's learned threshold.
+        expert_table: [V, K] int64, a hash router's.
+    """
+
+    selection_bias: Float[Tensor, " E"] | None = None
+    threshold: Float[Tensor, " E"] | None = None
+    expert_table: Int[Tensor, "V K"] | None = None
+
+
+def route(
+    spec: RouterSpec,
+    logits: Float[Tensor, "T E"],
+    scores: Float[Tensor, "T E"],
+    batch: Batch,
+    state: RouterState,
+) -> tuple[TokenChoice | ExpertChoice, DispatchPlan]:
+    """Choose experts from logits and scores, and plan the rows.
+
+    Args:
+        spec: the router.
+        logits: [T, E], those that decide (with noise, in training).
+        scores: [T, E], of these logits.
+        batch: sequence length, mode, token ids and padding.
+        state: bias, threshold and table.
+    """
+    if spec.selection == "expert_choice" and (batch.training or not spec.causal_inference):
+        return _let_experts_choose(spec, scores, batch)
+    weights: Tensor | None = None
+    if spec.selection == "sparsemixer":
+        expert_ids, weights = choose_sparsemixer(
+            logits, top_k=spec.top_k, jitter=spec.sparsemixer_jitter, training=batch.training
+        )
+    else:
+        expert_ids, scores = _select_ids(spec, logits, scores, batch, state)
+    drops = dispatch.find_drops(expert_ids, batch.is_padding)
+    present = drops == 0
+    if _limits_rows(spec):
+        drops = _drop(spec, expert_ids, scores, drops, batch)
+    if spec.capacity is not None and spec.capacity.normalise == "after_drop":
+        present = drops == 0
+    if weights is None:
+        weights = _weigh(spec, logits, scores, expert_ids, present)
+    is_dropless = not _limits_rows(spec) and batch.is_padding is None and not _may_leave_slots_empty(spec)
+    if not is_dropless:
+        weights = weights.masked_fill(drops != 0, 0.0)
+    plan = dispatch.plan_token_choice(expert_ids, drops, num_experts=spec.num_choices, is_dropless=is_dropless)
+    return TokenChoice(expert_ids=expert_ids, combine_weights=weights.to(scores.dtype)), plan
+
+
+def capacity_rows(capacity: Capacity, spec: RouterSpec, batch: Batch, num_tokens: int) -> tuple[int, int]:
+    """(C, tokens that share it): of the whole batch, or of each sequence."""
+    shared = num_tokens if capacity.per == "batch" else batch.sequence_length
+    size = capacity.size(num_tokens=shared, top_k=spec.top_k, num_experts=spec.num_experts, training=batch.training)
+    return min(size, shared), shared
+
+
+def _limits_rows(spec: RouterSpec) -> bool:
+    return spec.capacity is not None and spec.selection != "expert_choice"
+
+
+def _may_leave_slots_empty(spec: RouterSpec) -> bool:
+    dynamic = spec.selection in ("top_p", "threshold", "expert_choice", "hash")
+    return dynamic or spec.second_expert == "random"
+
+
+def _let_experts_choose(
+    spec: RouterSpec, scores: Float[Tensor, "T E"], batch: Batch
+) -> tuple[ExpertChoice, DispatchPlan]:
+    assert spec.capacity is not None  # RouterSpec requires it for expert choice.
+    capacity, shared = capacity_rows(spec.capacity, spec, batch, scores.shape[0])
+    token_ids = selection.select_tokens(scores, capacity=capacity, sequence_length=shared, is_padding=batch.is_padding)
+    weights = scores.t().gather(1, token_ids.clamp(min=0)).masked_fill(token_ids == NO_EXPERT, 0.0)
+    weights = weights if spec.scale == 1.0 else weights * spec.scale
+    plan = dispatch.plan_expert_choice(token_ids, num_tokens=scores.shape[0])
+    return ExpertChoice(token_ids=token_ids, combine_weights=weights), plan
+
+
+def _select_ids(
+    spec: RouterSpec,
+    logits: Float[Tensor, "T E"],
+    scores: Float[Tensor, "T E"],
+    batch: Batch,
+    state: RouterState,
+) -> tuple[Int[Tensor, "T K"], Float[Tensor, "T E"]]:
+    """Expert ids [T, K], and the scores that weights are made of."""
+    if spec.selection == "hash":
+        assert state.expert_table is not None  # The router owns one for every hash spec.
+        return _look_up(batch.token_ids, state.expert_table), scores
+    if spec.selection == "expert_choice":
+        assert state.threshold is not None  # The router owns one for every expert-choice spec.
+        ids = selection.select_threshold(scores, top_k=spec.num_experts, threshold=state.threshold.detach())
+        return ids, scores
+    if spec.selection == "sinkhorn":
+        if batch.training or not spec.causal_inference:
+            ids = selection.select_sinkhorn(
+                logits, top_k=spec.top_k, iterations=spec.sinkhorn_iterations, is_padding=batch.is_padding
+            )
+            return ids, scores
+        return selection.select_top_k(logits, top_k=spec.top_k), scores
+    ranked = logits if spec.select_on == "logits" else scores
+    if state.selection_bias is not None:
+        ranked = ranked.detach() + state.selection_bias.to(ranked.dtype)
+    ranked, scores = _limit_to_groups(spec, ranked, scores)
+    if spec.selection == "top_p":
+        assert spec.top_p is not None  # RouterSpec requires it.
+        return selection.select_top_p(ranked, scores, top_k=spec.top_k, top_p=spec.top_p), scores
+    if spec.selection == "threshold":
+        assert spec.threshold is not None  # RouterSpec requires it.
+        return selection.select_threshold(ranked, top_k=spec.top_k, threshold=spec.threshold), scores
+    ids = selection.select_top_k(ranked, top_k=spec.top_k)
+    if spec.second_expert != "best" and batch.training:
+        ids = selection.draw_second_expert(scores, ids, policy=spec.second_expert)
+    return ids, scores
+
+
+def _look_up(token_ids: Int[Tensor, " T"] | None, table: Int[Tensor, "V K"]) -> Int[Tensor, "T K"]:
+    if token_ids is None:
+        raise InputError("a hash router routes by token id, and token_ids is None; call moe(x, token_ids=ids)")
+    return selection.select_hash(token_ids, table)
+
+
+def _limit_to_groups(
+    spec: RouterSpec, ranked: Float[Tensor, "T E"], scores: Float[Tensor, "T E"]
+) -> tuple[Float[Tensor, "T E"], Float[Tensor, "T E"]]:
+    limit = spec.group_limit
+    if limit is None:
+        return ranked, scores
+    allowed = selection.allowed_by_groups(
+        ranked,
+        num_groups=limit.num_groups,
+        num_kept=limit.num_kept,
+        group_score=limit.group_score,
+        top_k=spec.top_k,
+    )
+    if limit.mask_value == "zero":
+        # DeepSeek-V2 sets the scores themselves to 0, so a masked expert that is chosen after all weighs nothing.
+        return ranked.masked_fill(~allowed, 0.0), scores.masked_fill(~allowed, 0.0)
+    return ranked.masked_fill(~allowed, float("-inf")), scores
+
+
+def _drop(
+    spec: RouterSpec,
+    expert_ids: Int[Tensor, "T K"],
+    scores: Float[Tensor, "T E"],
+    drops: Tensor,
+    batch: Batch,
+) -> Tensor:
+    assert spec.capacity is not None  # Called only where rows are limited.
+    capacity, shared = capacity_rows(spec.capacity, spec, batch, expert_ids.shape[0])
+    # Zero-compute experts cost nothing, so they are never full.
+    limited = expert_ids.where(expert_ids < spec.num_experts, NO_EXPERT)
+    return dispatch.drop_over_capacity(
+        limited,
+        scores.gather(1, expert_ids.clamp(min=0)),
+        drops,
+        num_experts=spec.num_experts,
+        capacity=capacity,
+        sequence_length=shared,
+        drop_rule=spec.capacity.drop_rule,
+    )
+
+
+def _weigh(
+    spec: RouterSpec,
+    logits: Float[Tensor, "T E"],
+    scores: Float[Tensor, "T E"],
+    expert_ids: Int[Tensor, "T K"],
+    present: Bool[Tensor, "T K"],
+) -> Float[Tensor, "T K"]:
+    source, empty = (logits, float("-inf")) if spec.normalise == "softmax" else (scores, 0.0)
+    values = source.gather(1, expert_ids.clamp(min=0)).masked_fill(~present, empty)
+    if spec.normalise == "softmax":
+        # A row of -inf alone has no softmax; what it gets instead is dropped anyway.
+        values = values.masked_fill(~present.any(dim=1, keepdim=True), 0.0)
+    return selection.weigh_choices(
+        values,
+        normalise=spec.normalise,
+        norm_order=spec.norm_order,
+        epsilon=spec.epsilon,
+        epsilon_rule=spec.epsilon_rule,
+        scale=spec.scale,
+    )

@@ -1,0 +1,19 @@
+"""Layer configuration as data: routers, experts, and the presets of known families."""
+
+from headgate.spec.experts import Activation, ExpertSpec, SharedSpec
+from headgate.spec.presets import FAMILIES, Family, family, preset, preset_names
+from headgate.spec.router import Capacity, GroupLimit, RouterSpec
+
+__all__ = [
+    "FAMILIES",
+    "Activation",
+    "Capacity",
+    "ExpertSpec",
+    "Family",
+    "GroupLimit",
+    "RouterSpec",
+    "SharedSpec",
+    "family",
+    "preset",
+    "preset_names",
+]
