@@ -48,7 +48,8 @@ def drop_over_capacity(
     if num_tokens == 0:
         return drops
     sequence = torch.arange(num_tokens, device=expert_ids.device) // sequence_length
-    buckets = (sequence[:, None] * num_experts + expert_ids).where(drops == 0, NO_EXPERT).flatten()
+    queued = (drops == 0) & (expert_ids != NO_EXPERT)
+    buckets = (sequence[:, None] * num_experts + expert_ids).where(queued, NO_EXPERT).flatten()
     num_buckets = num_tokens // sequence_length * num_experts
     queue = _queue_slots(slot_scores.detach(), drop_rule)
     order, offsets = sort_slots(buckets[queue], num_buckets)

@@ -135,7 +135,8 @@ def select_sinkhorn(
     if is_padding is not None:
         log_cost = log_cost.masked_fill(is_padding[:, None], float("-inf"))
     # In the log domain, where exp(+-80) neither overflows nor vanishes; a token of NaN or -inf alone has no mass.
-    finite = log_cost.nan_to_num(nan=float("-inf"), posinf=torch.finfo(log_cost.dtype).max)
+    nothing, most = float("-inf"), torch.finfo(log_cost.dtype).max
+    finite = log_cost.nan_to_num(nan=nothing, neginf=nothing, posinf=most)
     expert_shift = finite.new_zeros(finite.shape[1])
     for _ in range(iterations):
         token_shift = (finite + expert_shift).logsumexp(dim=1).nan_to_num(neginf=0.0)

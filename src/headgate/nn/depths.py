@@ -63,7 +63,7 @@ class MixtureOfDepths(nn.Module):
         self.block = block
         self.d_model = d_model
 
-    def forward(self, x: Float[Tensor, "B S D"]) -> Float[Tensor, "B S D"]:
+    def forward(self, x: Tensor) -> Tensor:
         """Run the block on the picked tokens and add its weighted change.
 
         Args:
@@ -106,7 +106,7 @@ class MixtureOfDepths(nn.Module):
         parts = [self._call_block(part[None]) for part in torch.split(picked, counts.tolist()) if part.shape[0]]
         return torch.cat(parts) if parts else picked
 
-    def _call_block(self, batch: Float[Tensor, "B C D"]) -> Float[Tensor, "R D"]:
+    def _call_block(self, batch: Float[Tensor, "n C D"]) -> Float[Tensor, "m D"]:
         changed = self.block(batch)
         if changed.shape != batch.shape:
             raise InputError(

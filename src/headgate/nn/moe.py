@@ -6,7 +6,6 @@ from typing import Any, Self
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from headgate.balance import Balance
@@ -123,16 +122,16 @@ class MoE(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "... D"],
+        x: Tensor,
         *,
-        token_ids: Int[Tensor, ...] | None = None,
-        padding_mask: Bool[Tensor, ...] | None = None,
-    ) -> Float[Tensor, "... D"]:
+        token_ids: Tensor | None = None,
+        padding_mask: Tensor | None = None,
+    ) -> Tensor:
         """Route the tokens, run their experts, and add up.
 
         Args:
-            x: [..., D]. The second to last axis is the sequence, for routers that look at one.
-            token_ids: [...], for hash routers.
+            x: [..., D] floating point. The second to last axis is the sequence, for routers that look at one.
+            token_ids: [...] integer, for hash routers.
             padding_mask: [...] bool, True = padding: gets no expert, counts in no loss, takes no capacity.
 
         Returns:

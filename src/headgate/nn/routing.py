@@ -69,6 +69,7 @@ def route(
         expert_ids, weights = choose_sparsemixer(
             logits, top_k=spec.top_k, jitter=spec.sparsemixer_jitter, training=batch.training
         )
+        weights = weights if spec.scale == 1.0 else weights * spec.scale
     else:
         expert_ids, scores = _select_ids(spec, logits, scores, batch, state)
     drops = dispatch.find_drops(expert_ids, batch.is_padding)
@@ -190,7 +191,7 @@ def _drop(
     limited = expert_ids.where(expert_ids < spec.num_experts, NO_EXPERT)
     return dispatch.drop_over_capacity(
         limited,
-        scores.gather(1, expert_ids.clamp(min=0)),
+        scores.gather(1, expert_ids.clamp(min=0)).masked_fill(expert_ids == NO_EXPERT, float("-inf")),
         drops,
         num_experts=spec.num_experts,
         capacity=capacity,

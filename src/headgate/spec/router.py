@@ -64,6 +64,7 @@ class Capacity:
     """How many rows an expert takes before it drops the rest.
 
     C = `absolute`, or ceil(`factor` * slots / E), where slots = tokens * K, of the whole batch or of each sequence.
+    Padding takes no capacity but counts as tokens; zero-compute experts cost nothing and are never full.
 
     Attributes:
         factor: C as a multiple of an expert's even share. Exactly one of `factor` and `absolute` is given.

@@ -1,0 +1,34 @@
+"""How every verb prints: results on stdout, all else on stderr, colour only for people."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, TypeAlias
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+QuietOption: TypeAlias = Annotated[bool, typer.Option("--quiet", "-q", help="Print only what matters.")]
+
+
+def result_console() -> Console:
+    """Return the console for results. Rich itself obeys NO_COLOR and drops colour outside a terminal."""
+    return Console(highlight=False)
+
+
+def note_console() -> Console:
+    """Return the console for everything that is not the result."""
+    return Console(stderr=True, highlight=False)
+
+
+def print_json(value: Any) -> None:
+    """Print a result as JSON on stdout."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_error(message: str) -> None:
+    """Print a user's mistake on stderr, as one line."""
+    line = Text.assemble(("error: ", "bold red"), " ".join(message.split()))
+    note_console().print(line, soft_wrap=True)

@@ -1,0 +1,1 @@
+"""Plans: what a machine has, and what a model asks of it."""
