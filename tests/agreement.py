@@ -16,6 +16,7 @@ from compare import assert_close, assert_integers_equal
 from headgate import ExpertSpec, MoE, RouterSpec, Routing, SharedSpec
 from oracle_choice import Inputs
 from selection_gap import selection_gap
+from term_sizes import Passage, expert_scales, logit_terms, rms, router_scales
 
 DENSE = "dense"
 """The pattern of a router whose experts all read all of a token, with weights -1, 0 and 1."""
@@ -169,7 +170,7 @@ def run_oracle(case: Case) -> tuple[oracle.Outcome, Run]:
     loss = (y * draw_functional(case)).sum()
     gradients = differentiate(loss, {**leaves, "x": x})
     gradients["x"] = gradients["x"].reshape(y.shape)
-    scales = router_scales(case, outcome, loss, parameters, x)
+    scales = find_scales(case, outcome, loss, drawn)
     return outcome, Run(y=y.detach(), gradients=gradients, scales=scales)
 
 
@@ -180,7 +181,7 @@ def is_trained(name: str) -> bool:
 
 def differentiate(loss: Tensor, leaves: dict[str, Tensor]) -> dict[str, Tensor]:
     """The gradient of each leaf, zeros where it has no part in the loss."""
-    if not loss.requires_grad:
+    if not leaves or not loss.requires_grad:
         return {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
     gradients = torch.autograd.grad(loss, list(leaves.values()), retain_graph=True, allow_unused=True)
     return {name: zero_for_none(g, leaves[name]) for name, g in zip(leaves, gradients, strict=True)}
@@ -191,29 +192,27 @@ def zero_for_none(gradient: Tensor | None, leaf: Tensor) -> Tensor:
     return torch.zeros_like(leaf) if gradient is None else gradient
 
 
-def router_scales(
-    case: Case, outcome: oracle.Outcome, loss: Tensor, parameters: dict[str, Tensor], x: Tensor
-) -> dict[str, float]:
-    """The size of the terms of the router's gradients, which cancel where weights are normalised.
-
-    A weight w of gradient g gives the logits of its token terms of at most g * w (g * scale for linear scores),
-    since every score function but the linear one has |d score / d logit| <= score.
-    """
-    rows = [(t, w) for t, _, w in oracle.list_rows(outcome.choice) if w.requires_grad]
-    if not rows:
-        return {}
-    gradients = torch.autograd.grad(loss, [w for _, w in rows], retain_graph=True)
-    per_token = torch.zeros(case.num_tokens, dtype=torch.float64)
-    for (t, w), g in zip(rows, gradients, strict=True):
-        size = max(w.detach().abs(), case.router.scale * (case.router.score == "linear"))
-        per_token[t] += g.abs() * size
-    tokens = x.detach().reshape(case.num_tokens, -1).abs()
-    largest_weight = parameters["router.weight"].detach().abs().max()
-    return {
-        "router.weight": float((per_token @ tokens).square().mean().sqrt()),
-        "router.bias": float(per_token.sum()),
-        "x": float(per_token.square().mean().sqrt() * largest_weight),
-    }
+def find_scales(case: Case, outcome: oracle.Outcome, loss: Tensor, drawn: Inputs) -> dict[str, float]:
+    """The size of the terms of y and of every gradient, by its name."""
+    experts, apply_to = dataclasses.asdict(case.experts), case.router.apply_to
+    rows = oracle.list_rows(outcome.choice)
+    gradients = differentiate(loss, {str(i): w for i, (_, _, w) in enumerate(rows) if w.requires_grad})
+    tokens, g = drawn.tokens.detach(), draw_functional(case).reshape(case.num_tokens, case.d_model)
+    linear_scale = case.router.scale * (case.router.score == "linear")
+    passages, logit_sizes = [], torch.zeros(case.num_tokens, dtype=torch.float64)
+    for i, (t, _, w) in enumerate(rows):
+        of_weight = float(gradients.get(str(i), torch.zeros(())))
+        passage = Passage(x=tokens[t], g=g[t], weight=float(w.detach()), gradient_of_weight=of_weight)
+        passages.append(passage)
+        logit_sizes[t] += logit_terms(experts, passage, apply_to, case.d_ff, linear_scale)
+    of_experts = {"prefix": "experts", "apply_to": apply_to, "d_ff": case.d_ff}
+    scales = expert_scales(experts, passages, **of_experts, num_experts=case.router.num_experts)
+    if case.shared is not None:
+        function = experts | {"bias": case.shared.bias}
+        passages = [Passage(x=x, g=g_t, weight=1.0) for x, g_t in zip(tokens, g, strict=True)]
+        of_shared = {"prefix": "shared_expert", "apply_to": "output", "d_ff": case.shared.d_ff}
+        scales |= expert_scales(function, passages, **of_shared, num_experts=1)
+    return scales | router_scales(logit_sizes, tokens) | {"x": rms(logit_sizes)}
 
 
 # What both sides are given.

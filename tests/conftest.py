@@ -15,8 +15,9 @@ from jaxtyping import install_import_hook
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "headgate"
 
-# kernels/ declares operators to torch, and cli/ declares commands to typer: both read the plain signatures.
-UNCHECKED = {"__init__", "__main__", "__pycache__", "kernels", "cli", "py"}
+# kernels/ declares operators to torch, and cli/ declares commands to typer: both read the plain signatures. spec/
+# holds no tensors and refuses wrong values itself, which its tests must see.
+UNCHECKED = {"__init__", "__main__", "__pycache__", "kernels", "cli", "py", "spec"}
 CHECKED = [f"headgate.{path.stem}" for path in sorted(PACKAGE.iterdir()) if path.stem not in UNCHECKED]
 HOOK = install_import_hook(CHECKED, "runtime_types.check")
 

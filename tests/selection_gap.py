@@ -143,16 +143,29 @@ def _gaps_of_sinkhorn(router: Values, inputs: Inputs, logits: list[Tensor]) -> I
         yield from gaps_in_order(zip(values, columns, strict=True), router["top_k"], floor=1e-300)
 
 
+def _softmax_origin(row: list[float]) -> Hashable:
+    """What a softmax was computed from: all of a token's logits; one logit alone gives 1 in every precision."""
+    return tuple(row) if len(row) > 1 else ()
+
+
 def _ranked_tokens(
     router: Values, logits: list[Tensor], values: list[Tensor], tokens: list[int], expert: int
 ) -> list[Ranked]:
     """Tokens by what an expert makes of them; a softmax also rounds by the token's other logits."""
     ranked: list[Ranked] = []
     for t in tokens:
-        row = tuple(oracle_choice.numbers(logits[t]))
-        origin = (row, row[expert]) if router["score"] == "softmax" else row[expert]
+        row = oracle_choice.numbers(logits[t])
+        origin = _softmax_origin(row) if router["score"] == "softmax" else row[expert]
         ranked.append((oracle_choice.numbers(values[t])[expert], origin))
     return ranked
+
+
+def _importance_origin(router: Values, logits: Tensor, ids: list[int]) -> Hashable:
+    """What a token's best score was computed from."""
+    row = oracle_choice.numbers(logits)
+    if router["score"] == "softmax":
+        return _softmax_origin(row)
+    return max((row[e] for e in ids if e >= 0), default=None)
 
 
 def _gaps_of_drops(
@@ -167,8 +180,8 @@ def _gaps_of_drops(
         real = [t for t in members if not inputs.padding[t]]
         if rule == "batch_prioritised":
             importance = [oracle_choice.token_score(ids, usable, t) for t in real]
-            rows = [tuple(oracle_choice.numbers(logits[t])) for t in real]
-            yield from gaps_in_order(zip(importance, rows, strict=True), len(real))
+            origins = [_importance_origin(router, logits[t], ids[t]) for t in real]
+            yield from gaps_in_order(zip(importance, origins, strict=True), len(real))
             continue
         capacity = oracle_choice.capacity_size(router, len(members), inputs.training)
         for expert in range(router["num_experts"]):

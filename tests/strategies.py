@@ -150,7 +150,13 @@ def cases(draw: st.DrawFn) -> Case:
     """Any layer and any batch, at which float32 decides as float64 does."""
     router = draw(router_specs())
     d_model = draw(st.sampled_from([4, 8, 20]))
+    training = draw(st.booleans()) and router.selection != "sparsemixer"
     patterns = [p for p in adversarial.PATTERNS if p != "huge" or fits_float32(router)]
+    leadings = LEADING
+    if router.selection == "sinkhorn" and (training or not router.causal_inference):
+        # Tokens that are all the same, or one alone, end with equal shares of every expert: rounding decides.
+        patterns = ["spread", "mixed"]
+        leadings = [leading for leading in LEADING if math.prod(leading) not in (1, 2)]
     if d_model < router.num_choices:
         patterns = [DENSE]
     return Case(
@@ -159,10 +165,10 @@ def cases(draw: st.DrawFn) -> Case:
         shared=draw(shared_specs()),
         d_model=d_model,
         d_ff=draw(st.sampled_from([3, 5, d_model])),
-        leading=draw(st.sampled_from(LEADING)),
+        leading=draw(st.sampled_from(leadings)),
         pattern=draw(st.sampled_from([DENSE, *patterns])),
         seed=draw(st.integers(0, 99)),
-        training=draw(st.booleans()) and router.selection != "sparsemixer",
+        training=training,
         padding=draw(st.booleans()),
     )
 

@@ -83,9 +83,9 @@ def compute_scores(
     if score == "softmax":
         scores = z.softmax(dim=-1)
     elif score == "sigmoid":
-        scores = z.sigmoid()
+        scores = z.sigmoid() if z.dtype != wide else _sigmoid(z)
     elif score == "sqrt_softplus":
-        scores = F.softplus(z).sqrt()
+        scores = F.softplus(z).sqrt() if z.dtype != wide else _softplus(z).sqrt()
     elif score == "linear":
         scores = z
     else:
@@ -93,3 +93,21 @@ def compute_scores(
     if score_dtype == "rounded":
         scores = scores.to(model_dtype)
     return scores.to(wide)
+
+
+# torch.sigmoid and softplus round by an entry's place on a CPU (the last few of a tensor don't fill a vector), so
+# equal logits would get unequal scores and ties would not go to the lowest id. exp and log1p don't.
+
+
+def _decay(z: Float[Tensor, "T E"]) -> Float[Tensor, "T E"]:
+    """exp(-|z|), whose gradient at 0 is that from the right."""
+    return torch.where(z >= 0, -z, z).exp()
+
+
+def _sigmoid(z: Float[Tensor, "T E"]) -> Float[Tensor, "T E"]:
+    decay = _decay(z)
+    return torch.where(z >= 0, 1.0, decay) / (1.0 + decay)
+
+
+def _softplus(z: Float[Tensor, "T E"]) -> Float[Tensor, "T E"]:
+    return torch.log1p(_decay(z)) + torch.where(z >= 0, z, 0.0)

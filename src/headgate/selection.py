@@ -140,7 +140,9 @@ def select_sinkhorn(
     expert_shift = finite.new_zeros(finite.shape[1])
     for _ in range(iterations):
         token_shift = (finite + expert_shift).logsumexp(dim=1).nan_to_num(neginf=0.0)
-        expert_shift = -(finite - token_shift[:, None]).logsumexp(dim=0).nan_to_num(neginf=0.0)
+        # Along the last axis: along the first, equal columns may be added up in different orders.
+        by_expert = (finite - token_shift[:, None]).t().contiguous()
+        expert_shift = -by_expert.logsumexp(dim=1).nan_to_num(neginf=0.0)
     return rank_best(finite + expert_shift, top_k)
 
 

@@ -54,7 +54,7 @@ def _pick_one(logits: Float[Tensor, "T E"], taken: Bool[Tensor, "T E"], *, jitte
     gates = logits.masked_fill(~competing, float("-inf")).softmax(dim=1)
     if not training:
         return _Pick(best_id, gates.gather(1, best_id))
-    gumbel = -torch.empty_like(logits).exponential_().log()
+    gumbel = -torch.empty_like(logits, dtype=torch.promote_types(logits.dtype, torch.float32)).exponential_().log()
     drawn_id = (ranked.masked_fill(~competing, float("-inf")) + gumbel).argmax(dim=1, keepdim=True)
     weight = gates.gather(1, drawn_id)
     is_whole = (drawn_id == best_id) | (torch.rand_like(weight) > 0.75)

@@ -183,11 +183,11 @@ def test_attached_bias_steps_once_per_optimizer_step_whatever_the_micro_batches(
 
 def test_the_bias_pulls_a_collapsed_router_back_to_balance():
     torch.manual_seed(0)
-    spec = headgate.RouterSpec(num_experts=E, top_k=1, normalise="none")
+    spec = headgate.RouterSpec(num_experts=E, top_k=1, score="sigmoid", normalise="none")
     layer = headgate.MoE(D, F, router=spec, balance=Balance(bias_rate=0.02))
     with torch.no_grad():
         layer.router.weight.mul_(3.0)
-        layer.router.weight[0, 0] = 20.0
+        layer.router.weight[0, 0] = 4.0
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.0)
     headgate.attach_balance(layer, optimizer)
     x = torch.randn(256, D)
@@ -199,8 +199,8 @@ def test_the_bias_pulls_a_collapsed_router_back_to_balance():
         optimizer.step()
         counts = tape[""][0].expert_counts
         ratios.append((counts.max() / counts.double().mean()).item())
-    assert ratios[0] == pytest.approx(E)
-    assert sum(ratios[-20:]) / 20 < 2.0
+    assert ratios[0] > E / 2
+    assert sum(ratios[-20:]) / 20 < 1.5
 
 
 def test_a_bias_that_nobody_steps_is_warned_about():

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from headgate.cli.demo import demo
 from headgate.cli.doctor import doctor
 from headgate.cli.output import print_error
 from headgate.errors import HeadgateError
@@ -21,6 +22,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("demo")(demo)
 app.command("doctor")(doctor)
 
 

@@ -126,7 +126,7 @@ def save_corpus(corpus: Corpus, path: Path) -> None:
     Raises:
         ArtifactError: the file can't be written.
     """
-    tensors = {name: getattr(corpus, name) for name in _TENSORS}
+    tensors = {name: getattr(corpus, name).int() for name in _TENSORS}
     names = json.dumps(corpus.held_out_names, ensure_ascii=False)
     replace_file(path, encode(tensors, metadata={"held_out_names": names}))
 
@@ -141,6 +141,6 @@ def load_corpus(path: Path) -> Corpus:
         try:
             with safe_open(path, framework="pt") as file:
                 names = json.loads(file.metadata()["held_out_names"])
-                return Corpus(**{name: file.get_tensor(name) for name in _TENSORS}, held_out_names=tuple(names))
+                return Corpus(**{name: file.get_tensor(name).long() for name in _TENSORS}, held_out_names=tuple(names))
         except SafetensorError as error:
             raise ArtifactError(f"{path} can't be read ({error}); start the run again in another folder") from error

@@ -109,7 +109,8 @@ def evaluate(
     pieces = held_out_pieces(corpus, config.training.sequence_length)
     model.eval()
     loss, routings = _run(model, pieces, config)
-    training_loss, training_routings = None, {}
+    training_loss: float | None = None
+    training_routings: dict[str, list[Routing]] = {}
     if routings and router_spec(config.model).may_see_later_tokens_in_training:
         with _training_mode(model):
             training_loss, training_routings = _run(model, pieces, config)
@@ -120,9 +121,7 @@ def evaluate(
     ]
     evaluation = Evaluation(
         loss=loss,
-        unigram_loss=unigram_loss(
-            corpus.train_ids, pieces[:, 1:].flatten(), vocab_size=config.model.vocab_size
-        ).item(),
+        unigram_loss=unigram_loss(corpus.train_ids, pieces[:, 1:].flatten(), vocab_size=config.model.vocab_size).item(),
         num_tokens=token_ids.numel(),
         training_mode_loss=training_loss,
         parameters=count_parameters(model),
@@ -219,11 +218,9 @@ def _trace(
         moe = model.get_submodule(path)
         assert isinstance(moe, MoE)  # The demo's model has no other routed layer.
         bias = moe.router.selection_bias
-        layers.append(
-            RecordedLayer(path=path, layer_index=index, spec=moe.spec, selection_bias=bias, routings=found)
-        )
+        layers.append(RecordedLayer(path=path, layer_index=index, spec=moe.spec, selection_bias=bias, routings=found))
     token_ids = pieces[:, :-1].flatten()
-    occurring = token_ids.unique().tolist()
+    occurring = sorted(set(token_ids.tolist()))
     return make_trace(
         layers,
         token_ids=token_ids,

@@ -21,11 +21,14 @@ _INITIAL_STD = 0.02
 class Attention(nn.Module):
     """Causal self-attention with rotary positions."""
 
-    def __init__(self, d_model: int, num_heads: int) -> None:
+    def __init__(self, d_model: int, num_heads: int, *, num_layers: int) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.qkv = nn.Linear(d_model, 3 * d_model, bias=False)
         self.out = nn.Linear(d_model, d_model, bias=False)
+        nn.init.normal_(self.qkv.weight, std=_INITIAL_STD)
+        # What is added to the residual stream starts smaller, the more layers add to it (GPT-2).
+        nn.init.normal_(self.out.weight, std=_INITIAL_STD / math.sqrt(2 * num_layers))
 
     def forward(self, x: Float[Tensor, "B S D"]) -> Float[Tensor, "B S D"]:
         """Let each token read the tokens up to itself."""
@@ -71,7 +74,7 @@ class Layer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.attention_norm = nn.RMSNorm(config.d_model)
-        self.attention = Attention(config.d_model, config.num_heads)
+        self.attention = Attention(config.d_model, config.num_heads, num_layers=config.num_layers)
         self.mlp_norm = nn.RMSNorm(config.d_model)
         self.is_routed = config.feed_forward == "moe"
         if self.is_routed:
@@ -95,7 +98,7 @@ class DemoModel(nn.Module):
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
         self.norm = nn.RMSNorm(config.d_model)
-        self._initialise(config)
+        nn.init.normal_(self.embedding.weight, std=_INITIAL_STD)
 
     def forward(self, token_ids: Int[Tensor, "B S"]) -> Float[Tensor, "B S V"]:
         """Compute the logits of each position's next token."""
@@ -103,15 +106,6 @@ class DemoModel(nn.Module):
         for layer in self.layers:
             x = layer(x, token_ids)
         return F.linear(self.norm(x), self.embedding.weight)
-
-    @torch.no_grad()
-    def _initialise(self, config: ModelConfig) -> None:
-        """Draw small weights, smaller still where they add to the residual stream (GPT-2); experts draw their own."""
-        residual_std = _INITIAL_STD / math.sqrt(2 * config.num_layers)
-        nn.init.normal_(self.embedding.weight, std=_INITIAL_STD)
-        for layer in self.layers:
-            nn.init.normal_(layer.attention.qkv.weight, std=_INITIAL_STD)
-            nn.init.normal_(layer.attention.out.weight, std=residual_std)
 
 
 def make_moe(config: ModelConfig) -> MoE:

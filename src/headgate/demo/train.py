@@ -105,7 +105,7 @@ def train(
         with tap(model) as tape:
             logits = model(inputs.to(config.device))
         loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten().to(config.device))
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         grad_norm = nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
@@ -116,8 +116,8 @@ def train(
             grad_norm=grad_norm.item(),
             num_tokens=inputs.numel(),
             duration_s=time.perf_counter() - start,
-            expert_counts=tuple(tuple(tape[path][0].expert_counts.tolist()) for path in tape.keys()),
-            balance_losses=mean_losses([tape[path][0] for path in tape.keys()]),
+            expert_counts=tuple(tuple(tape[path][0].expert_counts.tolist()) for path in tape),
+            balance_losses=mean_losses([tape[path][0] for path in tape]),
         )
 
 
@@ -144,8 +144,8 @@ def held_out_loss(model: nn.Module, pieces: Tensor, *, batch_size: int, device: 
         Nats per token.
     """
     total = 0.0
-    for batch in pieces.split(batch_size):
-        tokens = batch.to(device)
+    for start in range(0, len(pieces), batch_size):
+        tokens = pieces[start : start + batch_size].to(device)
         logits = model(tokens[:, :-1])
         total += F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="sum").item()
     return total / pieces[:, 1:].numel()

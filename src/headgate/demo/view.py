@@ -109,7 +109,8 @@ class PlainView:
         self._recent.append(report)
         every = max(1, self._num_steps // _NUM_PLAIN_LINES)
         if report.step == 1 or report.step % every == 0 or report.step == self._num_steps:
-            self._console.print(plain_line(summarise(list(self._recent), self._num_steps), self._num_steps))
+            line = plain_line(summarise(list(self._recent), self._num_steps), self._num_steps)
+            self._console.print(line, soft_wrap=True)
 
 
 def plain_line(recent: RecentSteps, num_steps: int) -> str:
@@ -122,7 +123,7 @@ def plain_line(recent: RecentSteps, num_steps: int) -> str:
     if not recent.loads:
         return line
     busiest = " ".join(f"{max(loads):.2f}" for loads in recent.loads)
-    return f"{line}  busiest expert per layer {busiest} x even"
+    return f"{line}  busiest expert {busiest} x even"
 
 
 class LiveView:
@@ -156,7 +157,7 @@ def live_picture(recent: RecentSteps, num_steps: int, unigram_loss: float, width
     )  # fmt: skip
     parts: list[RenderableType] = [Text(), head, figures]
     if recent.loads:
-        parts += [Text(), load_bars(recent.loads, width)]
+        parts += [Text(), load_bars(recent.loads, width), _colour_legend()]
     return Group(*parts, Text())
 
 
@@ -169,7 +170,7 @@ def load_bars(loads: Sequence[Sequence[float]], width: int) -> RenderableType:
     """
     num_experts = max(map(len, loads))
     cell = max(1, min(_WIDEST_CELL, (width - _NAME_WIDTH) // num_experts - 1))
-    lines = [_load_legend(cell)]
+    lines = [Text.assemble(("load of each expert", "bold"), ("  (half a bar is an even share)", "dim"))]
     if cell >= 3:
         lines.append(Text(" " * _NAME_WIDTH + " ".join(f"{expert:<{cell}}" for expert in range(num_experts)), "dim"))
     for layer, layer_loads in enumerate(loads):
@@ -181,11 +182,10 @@ def load_bars(loads: Sequence[Sequence[float]], width: int) -> RenderableType:
     return Group(*lines)
 
 
-def _load_legend(cell: int) -> Text:
-    even = "half a cell is an even share" if cell > 1 else "half a block is an even share"
+def _colour_legend() -> Text:
     return Text.assemble(
-        ("load of each expert: ", "bold"), (f"{even};  ", "dim"), ("about even", load_style(1.0)), "  ",
-        ("a lot", load_style(1.8)), "  ", ("more than double", load_style(2.5)), "  ", ("little", load_style(0.3)),
+        " " * _NAME_WIDTH, ("little", load_style(0.3)), "  ", ("about even", load_style(1.0)), "  ",
+        ("a lot", load_style(1.8)), "  ", ("more than double", load_style(2.5)),
     )  # fmt: skip
 
 

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from headgate.demo.corpus import Corpus
-from headgate.demo.tokenizer import END_ID
+from headgate.demo.tokenizer import END_ID, token_strings
 from headgate.dispatch import find_drops, plan_token_choice
-from headgate.flow import DropReason, Routing
+from headgate.flow import Routing
 from headgate.nn import MoE, tap
 from headgate.observe.record import choice_per_token, selection_scores
 
 PASSAGE_TOKENS = 48
-_CONTEXT_TOKENS = 64
+_CONTEXT_TOKENS = 80
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +48,7 @@ class Passage:
     document: str
     expert_ids: Int[Tensor, "T K"]
     combine_weights: Float[Tensor, "T K"]
-    is_dropped: Tensor
+    is_dropped: Bool[Tensor, "T K"]
     routing: Routing
     x: Float[Tensor, "T D"]
     y: Float[Tensor, "T D"]
@@ -81,16 +84,17 @@ class TokenWalk:
 
 
 @torch.no_grad()
-def route_passage(model: nn.Module, corpus: Corpus, *, layer: int, device: str) -> Passage:
+def route_passage(model: nn.Module, corpus: Corpus, tokenizer: Tokenizer, *, layer: int, device: str) -> Passage:
     """Run a passage of held-out text through the model and keep what one layer saw and did.
 
     Args:
         model: in evaluation mode.
         corpus: whose held-out text to use.
+        tokenizer: of that text.
         layer: index of the layer among the routed ones.
         device: the model's.
     """
-    token_ids, start, document = choose_passage(corpus)
+    token_ids, start, document = choose_passage(corpus, tokenizer)
     seen: dict[str, Tensor] = {}
 
     def keep(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
@@ -120,20 +124,35 @@ def route_passage(model: nn.Module, corpus: Corpus, *, layer: int, device: str) 
     )
 
 
-def choose_passage(corpus: Corpus) -> tuple[Int[Tensor, " T"], int, str]:
-    """Pick the longest held-out document's tokens after its beginning: as context, then as passage.
+def choose_passage(corpus: Corpus, tokenizer: Tokenizer) -> tuple[Int[Tensor, " T"], int, str]:
+    """Pick a paragraph of the longest held-out topic, and what stands before it as context.
 
     Returns:
-        token_ids: [T] int64, context and passage.
-        start: where the passage begins.
+        token_ids: [T] int64, context and paragraph.
+        start: where the paragraph begins.
         document: its name.
     """
-    lengths = corpus.held_out_offsets.diff()
-    longest = int(lengths.argmax())
-    first = int(corpus.held_out_offsets[longest])
-    wanted = min(int(lengths[longest]) - 1, _CONTEXT_TOKENS + PASSAGE_TOKENS)
-    token_ids = corpus.held_out_ids[first : first + wanted]
-    return token_ids, max(0, wanted - PASSAGE_TOKENS), corpus.held_out_names[longest]
+    lengths = corpus.held_out_offsets.diff().tolist()
+    is_topic = [name.startswith("topic ") for name in corpus.held_out_names]
+    document = max(range(len(lengths)), key=lambda index: (is_topic[index], lengths[index]))
+    first = int(corpus.held_out_offsets[document])
+    ids = corpus.held_out_ids[first : first + lengths[document] - 1]
+    strings = token_strings(tokenizer, ids.tolist())
+    start, end = find_paragraph(strings)
+    begin = max(0, start - _CONTEXT_TOKENS)
+    return ids[begin:end], start - begin, corpus.held_out_names[document]
+
+
+def find_paragraph(strings: Sequence[str]) -> tuple[int, int]:
+    """Find the first paragraph of `PASSAGE_TOKENS` tokens or more, cut to as many; else the longest one.
+
+    Returns:
+        The place of its first token, and that after its last.
+    """
+    blank = [i for i in range(1, len(strings)) if "".join(strings[i - 1 : i + 1]).endswith("\n\n")]
+    spans = list(pairwise([-1, *blank, len(strings)]))
+    begin, end = next((s for s in spans[1:] if s[1] - s[0] > PASSAGE_TOKENS), max(spans, key=lambda s: s[1] - s[0]))
+    return begin + 1, min(end, begin + 1 + PASSAGE_TOKENS)
 
 
 def choose_token(passage: Passage, strings: list[str]) -> int:
@@ -204,13 +223,3 @@ def _rounding_bound(moe: MoE, vectors: list[Tensor]) -> float:
     terms = moe.d_model + moe.experts.d_ff + moe.spec.top_k
     largest = max(float(vector.abs().max()) for vector in vectors)
     return 8.0 * torch.finfo(torch.float32).eps * math.sqrt(terms) * max(1.0, largest)
-
-
-def passage_counts(passage: Passage) -> list[int]:
-    """Rows per expert for the whole passage, context included."""
-    return [int(count) for count in passage.routing.expert_counts.tolist()]
-
-
-def num_dropped(passage: Passage) -> int:
-    """Slots of the passage that found their expert full."""
-    return int((passage.routing.plan.drop_reason == DropReason.CAPACITY).sum())

@@ -161,7 +161,9 @@ class Router(nn.Module):
         scores = score_math.compute_scores(
             deciding, score=spec.score, score_dtype=spec.score_dtype, model_dtype=x.dtype
         )
-        return logits.to(wide), deciding.to(wide), scores
+        # SparseMixer compares differences of logits with a threshold: in PhiMoE, rounded as the model's dtype rounds.
+        decides_in_model_dtype = spec.selection == "sparsemixer" and spec.score_dtype == "model"
+        return logits.to(wide), deciding.to(x.dtype if decides_in_model_dtype else wide), scores
 
     def _losses(
         self, logits: Tensor, scores: Tensor, choice: TokenChoice | ExpertChoice, batch: Batch

@@ -82,7 +82,8 @@ def load_entropy(expert_counts: Int[Tensor, "*L E"]) -> Float[Tensor, "*L"]:
     """
     counts = expert_counts.double()
     shares = counts / counts.sum(-1, keepdim=True)
-    return torch.special.entr(shares).sum(-1)
+    entropy: Tensor = torch.special.entr(shares).sum(-1)
+    return entropy
 
 
 def normalised_entropy(expert_counts: Int[Tensor, "*L E"]) -> Float[Tensor, "*L"]:
@@ -234,7 +235,8 @@ def router_entropy(scores: Float[Tensor, "T E"]) -> Float[Tensor, " T"]:
         >>> router_entropy(torch.tensor([[0.0, 2.0, 0.0]])).tolist()
         [0.0]
     """
-    return torch.special.entr(scores / scores.sum(1, keepdim=True)).sum(1)
+    entropy: Tensor = torch.special.entr(scores / scores.sum(1, keepdim=True)).sum(1)
+    return entropy
 
 
 def choice_disagreement(first: TokenChoice | ExpertChoice, second: TokenChoice | ExpertChoice) -> float:

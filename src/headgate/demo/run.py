@@ -1,0 +1,163 @@
+"""A whole demo run in its folder: prepare, train with checkpoints, measure, record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+
+from headgate.demo import folder
+from headgate.demo.checkpoint import TrainingState, latest_checkpoint, load_checkpoint, save_checkpoint
+from headgate.demo.config import DemoConfig
+from headgate.demo.corpus import Corpus, load_corpus, make_corpus, save_corpus
+from headgate.demo.data import Document, read_documents
+from headgate.demo.evaluate import Evaluation, evaluate
+from headgate.demo.model import DemoModel
+from headgate.demo.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
+from headgate.demo.train import make_optimizer, train
+from headgate.demo.view import View
+from headgate.errors import InputError
+from headgate.observe.trace import save_trace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A run that is ready to train.
+
+    Attributes:
+        out: its folder.
+        config: of the run.
+        tokenizer: trained on the run's own text.
+        corpus: the text as tokens.
+    """
+
+    out: Path
+    config: DemoConfig
+    tokenizer: Tokenizer
+    corpus: Corpus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """A run that has trained all its steps.
+
+    Attributes:
+        model: in evaluation mode.
+        evaluation: its figures.
+        training_s: wall time of all steps, those before a resume included.
+        tokens_per_s: of training.
+    """
+
+    model: DemoModel
+    evaluation: Evaluation
+    training_s: float
+    tokens_per_s: float
+
+    def summary(self, config: DemoConfig) -> dict[str, Any]:
+        """What goes into summary.json: plain values."""
+        return {
+            "config": config.to_dict(),
+            "training_s": self.training_s,
+            "tokens_per_s": self.tokens_per_s,
+            **self.evaluation.to_dict(),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopped:
+    """A run that was asked to stop, and has saved where it stood.
+
+    Attributes:
+        step: steps done.
+    """
+
+    step: int
+
+
+def prepare(
+    out: Path, config: DemoConfig, *, resume: bool, read: Callable[[], list[Document]] = read_documents
+) -> Prepared:
+    """Make the run's tokenizer and tokens, or take those that are there.
+
+    Args:
+        out: the run's folder, which holds its config.
+        config: of the run.
+        resume: whether the run was begun before.
+        read: gives the documents.
+
+    Raises:
+        ArtifactError: a file can't be read or written.
+        InputError: there is no such device.
+    """
+    _require_device(config.training.device)
+    tokenizer_path, corpus_path = out / folder.TOKENIZER, out / folder.CORPUS
+    # The corpus is written last, so where it is the tokenizer is, too.
+    if resume and corpus_path.exists():
+        tokenizer, corpus = load_tokenizer(tokenizer_path), load_corpus(corpus_path)
+    else:
+        documents = read()
+        texts = [document.text for document in documents if not document.is_held_out]
+        tokenizer = train_tokenizer(texts, vocab_size=config.model.vocab_size)
+        corpus = make_corpus(documents, tokenizer)
+        save_tokenizer(tokenizer, tokenizer_path)
+        save_corpus(corpus, corpus_path)
+    return Prepared(out=out, config=config, tokenizer=tokenizer, corpus=corpus)
+
+
+def _require_device(name: str) -> None:
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device (={name!r}) can't be used: {reason}; 'cpu' always can") from error
+
+
+def run_training(prepared: Prepared, view: View, *, should_stop: Callable[[], bool]) -> Finished | Stopped:
+    """Train from the last checkpoint, or from the start, to the end; then measure and record.
+
+    Args:
+        prepared: what to train, on what, and where to save it.
+        view: is shown each step.
+        should_stop: asked after each step; if so, the run saves a checkpoint and stops.
+
+    Raises:
+        ArtifactError: a file can't be read or written; the last complete checkpoint is untouched.
+    """
+    config, out = prepared.config, prepared.out
+    training = config.training
+    torch.manual_seed(training.seed)
+    model = DemoModel(config.model).to(training.device)
+    optimizer = make_optimizer(model, training)
+    checkpoints = out / folder.CHECKPOINTS
+    saved = latest_checkpoint(checkpoints)
+    values = config.to_dict()
+    first_step = 0 if saved is None else load_checkpoint(saved, model, optimizer, config=values)
+    with folder.MetricsLog(out / folder.METRICS, num_steps=first_step) as log:
+        for report in train(model, optimizer, prepared.corpus, training, first_step=first_step):
+            log.append(report)
+            view.show(report)
+            stop = should_stop() and report.step < training.steps
+            if stop or report.step % training.checkpoint_steps == 0 or report.step == training.steps:
+                save_checkpoint(checkpoints, model, optimizer, TrainingState(step=report.step, config=values))
+            if stop:
+                return Stopped(step=report.step)
+        totals = log.totals()
+    return _finish(prepared, model, totals)
+
+
+def _finish(prepared: Prepared, model: DemoModel, totals: folder.MetricsTotals) -> Finished:
+    evaluation, trace = evaluate(model, prepared.corpus, prepared.tokenizer, prepared.config)
+    finished = Finished(
+        model=model,
+        evaluation=evaluation,
+        training_s=totals.duration_s,
+        tokens_per_s=totals.num_tokens / totals.duration_s,
+    )
+    if trace is not None:
+        save_trace(prepared.out / folder.TRACE, trace)
+    folder.write_json(prepared.out / folder.SUMMARY, finished.summary(prepared.config))
+    return finished
