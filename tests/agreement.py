@@ -16,7 +16,7 @@ from compare import assert_close, assert_integers_equal
 from headgate import ExpertSpec, MoE, RouterSpec, Routing, SharedSpec
 from oracle_choice import Inputs
 from selection_gap import selection_gap
-from term_sizes import Passage, expert_scales, logit_terms, rms, router_scales
+from term_sizes import Passage, expert_scales, logit_terms, merge_scales, root_of_squares, router_scales
 
 DENSE = "dense"
 """The pattern of a router whose experts all read all of a token, with weights -1, 0 and 1."""
@@ -89,7 +89,7 @@ def check_case(case: Case, *dtypes: torch.dtype) -> None:
         routing, actual = run_library(settled, dtype)
         check_routing(settled, routing, outcome, dtype)
         terms = count_terms(settled)
-        assert_close("y", actual.y, expected.y, dtype=dtype, terms=terms)
+        assert_close("y", actual.y, expected.y, dtype=dtype, terms=terms, scale=expected.scales["y"])
         for name, gradient in expected.gradients.items():
             scale = expected.scales.get(name, 0.0)
             label = f"gradient of {name}"
@@ -158,11 +158,11 @@ def draw_keywords(case: Case) -> dict[str, Tensor]:
 # The oracle's side.
 
 
-def run_oracle(case: Case) -> tuple[oracle.Outcome, Run]:
-    """Forward and backward of the oracle."""
-    parameters, drawn = draw_parameters(case), draw_inputs(case)
+def run_oracle(case: Case, inputs: Inputs | None = None) -> tuple[oracle.Outcome, Run]:
+    """Forward and backward of the oracle, on the case's inputs or on others."""
+    parameters, drawn = draw_parameters(case), inputs or draw_inputs(case)
     leaves = {name: p.requires_grad_() for name, p in parameters.items() if is_trained(name)}
-    x = drawn.x.requires_grad_()
+    x = drawn.x.clone().requires_grad_()
     shared = None if case.shared is None else dataclasses.asdict(case.shared)
     experts = dataclasses.asdict(case.experts)
     outcome = oracle.run_layer(case.router.to_dict(), experts, shared, parameters, replace(drawn, x=x))
@@ -205,14 +205,15 @@ def find_scales(case: Case, outcome: oracle.Outcome, loss: Tensor, drawn: Inputs
         passage = Passage(x=tokens[t], g=g[t], weight=float(w.detach()), gradient_of_weight=of_weight)
         passages.append(passage)
         logit_sizes[t] += logit_terms(experts, passage, apply_to, case.d_ff, linear_scale)
-    of_experts = {"prefix": "experts", "apply_to": apply_to, "d_ff": case.d_ff}
-    scales = expert_scales(experts, passages, **of_experts, num_experts=case.router.num_experts)
+    sizes = {"apply_to": apply_to, "d_ff": case.d_ff, "num_experts": case.router.num_experts}
+    scales = [expert_scales(experts, passages, prefix="experts", **sizes)]
     if case.shared is not None:
         function = experts | {"bias": case.shared.bias}
         passages = [Passage(x=x, g=g_t, weight=1.0) for x, g_t in zip(tokens, g, strict=True)]
-        of_shared = {"prefix": "shared_expert", "apply_to": "output", "d_ff": case.shared.d_ff}
-        scales |= expert_scales(function, passages, **of_shared, num_experts=1)
-    return scales | router_scales(logit_sizes, tokens) | {"x": rms(logit_sizes)}
+        sizes = {"apply_to": "output", "d_ff": case.shared.d_ff, "num_experts": 1}
+        scales.append(expert_scales(function, passages, prefix="shared_expert", **sizes))
+    scales.append({"x": root_of_squares(logit_sizes.tolist())} | router_scales(logit_sizes, tokens))
+    return merge_scales(scales, case.num_tokens)
 
 
 # What both sides are given.

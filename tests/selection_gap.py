@@ -31,14 +31,14 @@ def selection_gap(router: Values, parameters: Parameters, inputs: Inputs) -> flo
     return min(itertools.chain([math.inf], _all_gaps(router, parameters, inputs, logits, scores)))
 
 
-def gap_between(a: float, b: float, *, floor: float = 1e-30) -> float:
+def gap_between(a: float, b: float, *, floor: float = 1e-36) -> float:
     """|a - b| relative to the larger magnitude, or to `floor`, below which float32 loses digits."""
     if math.isinf(a) or math.isinf(b):
         return math.inf
     return abs(a - b) / max(abs(a), abs(b), floor)
 
 
-def gaps_in_order(ranked: Iterable[Ranked], count: int, *, floor: float = 1e-30) -> Iterator[float]:
+def gaps_in_order(ranked: Iterable[Ranked], count: int, *, floor: float = 1e-36) -> Iterator[float]:
     """Gaps between neighbours among the best `count` + 1, of which no two may change places."""
     ordered = sorted(ranked, key=lambda item: -item[0])[: count + 1]
     for (a, origin_a), (b, origin_b) in itertools.pairwise(ordered):
@@ -117,7 +117,7 @@ def _gaps_at_threshold(values: list[float], thresholds: list[float]) -> Iterator
 
 def _gaps_of_mass(probabilities: list[float], top_p: float) -> Iterator[float]:
     mass, is_exact = 0.0, True
-    for probability in probabilities:
+    for probability in probabilities[:-1]:
         mass += probability
         is_exact = is_exact and (probability * 2**20).is_integer()
         if not (is_exact and mass == top_p):
@@ -156,7 +156,8 @@ def _ranked_tokens(
     for t in tokens:
         row = oracle_choice.numbers(logits[t])
         origin = _softmax_origin(row) if router["score"] == "softmax" else row[expert]
-        ranked.append((oracle_choice.numbers(values[t])[expert], origin))
+        value = oracle_choice.numbers(values[t])[expert]
+        ranked.append((value, origin if value else 0.0))
     return ranked
 
 
@@ -181,7 +182,8 @@ def _gaps_of_drops(
         if rule == "batch_prioritised":
             importance = [oracle_choice.token_score(ids, usable, t) for t in real]
             origins = [_importance_origin(router, logits[t], ids[t]) for t in real]
-            yield from gaps_in_order(zip(importance, origins, strict=True), len(real))
+            ranked = [(v, origin if v else 0.0) for v, origin in zip(importance, origins, strict=True)]
+            yield from gaps_in_order(ranked, len(real))
             continue
         capacity = oracle_choice.capacity_size(router, len(members), inputs.training)
         for expert in range(router["num_experts"]):

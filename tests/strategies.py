@@ -151,21 +151,14 @@ def cases(draw: st.DrawFn) -> Case:
     router = draw(router_specs())
     d_model = draw(st.sampled_from([4, 8, 20]))
     training = draw(st.booleans()) and router.selection != "sparsemixer"
-    patterns = [p for p in adversarial.PATTERNS if p != "huge" or fits_float32(router)]
-    leadings = LEADING
-    if router.selection == "sinkhorn" and (training or not router.causal_inference):
-        # Tokens that are all the same, or one alone, end with equal shares of every expert: rounding decides.
-        patterns = ["spread", "mixed"]
-        leadings = [leading for leading in LEADING if math.prod(leading) not in (1, 2)]
-    if d_model < router.num_choices:
-        patterns = [DENSE]
+    patterns = patterns_for(router, training) if d_model >= router.num_choices else []
     return Case(
         router=router,
         experts=draw(expert_specs()),
         shared=draw(shared_specs()),
         d_model=d_model,
         d_ff=draw(st.sampled_from([3, 5, d_model])),
-        leading=draw(st.sampled_from(leadings)),
+        leading=draw(st.sampled_from([shape for shape in LEADING if fits_sinkhorn(router, training, shape)])),
         pattern=draw(st.sampled_from([DENSE, *patterns])),
         seed=draw(st.integers(0, 99)),
         training=training,
@@ -173,14 +166,36 @@ def cases(draw: st.DrawFn) -> Case:
     )
 
 
-def fits_float32(router: RouterSpec) -> bool:
-    """Whether scores from logits of +-80 leave float32 enough to compute the same weights from.
+def patterns_for(router: RouterSpec, training: bool) -> list[str]:
+    """The patterns of logits on which float32 can decide as float64 does."""
+    if balances(router, training):
+        # Tokens that are all alike end with equal shares of every expert: rounding alone would decide.
+        return ["spread", "mixed"]
+    return [pattern for pattern in adversarial.PATTERNS if pattern != "huge" or fits_huge(router)]
 
-    A softmax gives exp(-160) = 0 to all but the best; dividing by the sum of such scores alone, or by their
-    2-norm (exp(-80) squared is 0), loses everything. So does telling a threshold from a score that is nearly it.
+
+def balances(router: RouterSpec, training: bool) -> bool:
+    """Whether Sinkhorn iterations decide."""
+    return router.selection == "sinkhorn" and (training or not router.causal_inference)
+
+
+def fits_sinkhorn(router: RouterSpec, training: bool, leading: tuple[int, ...]) -> bool:
+    """Whether there are enough tokens for Sinkhorn iterations to tell experts apart, or none, or no iterations."""
+    return math.prod(leading) not in (1, 2) or not balances(router, training)
+
+
+def fits_huge(router: RouterSpec) -> bool:
+    """Whether logits of +-80 leave float32 enough to decide by, and to compute weights from.
+
+    A softmax gives exp(-160) = 0 to all but the best. Dividing by the sum of such scores alone, or by their 2-norm
+    (exp(-80) squared is 0), loses everything; and they can't be told from 0, nor tokens that differ only in them.
     """
-    normalised = router.normalise == "sum"
-    keeps_best = router.selection in RANKED and not router.selection_bias and router.capacity is None
-    if normalised and router.norm_order != 1.0:
+    is_softmax = router.score == "softmax"
+    by_score = router.capacity is not None and router.capacity.drop_rule in ("score", "batch_prioritised")
+    masks_with_zero = router.group_limit is not None and router.group_limit.mask_value == "zero"
+    if is_softmax and (by_score or masks_with_zero or router.selection == "expert_choice"):
         return False
-    return not (normalised and router.score == "softmax" and not keeps_best) and not math.isclose(router.epsilon, 1e-20)
+    if router.normalise != "sum":
+        return True
+    keeps_best = router.selection in RANKED and not router.selection_bias and router.capacity is None
+    return router.norm_order == 1.0 and (not is_softmax or keeps_best)

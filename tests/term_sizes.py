@@ -54,7 +54,7 @@ def hidden_sizes(experts: Mapping[str, Any], x_size: float) -> tuple[float, floa
 
 
 def passage_sizes(experts: Mapping[str, Any], passage: Passage, apply_to: str, d_ff: int) -> dict[str, float]:
-    """Sizes of the term that the passage adds to an entry of each gradient; "weight" is the combine weight."""
+    """Sizes of the term that the passage adds to an entry: of y, and of gradients ("weight": the combine weight's)."""
     w = abs(passage.weight)
     w_in, w_out = (w, 1.0) if apply_to == "input" else (1.0, w)
     x, g = rms(passage.x), rms(passage.g)
@@ -65,6 +65,8 @@ def passage_sizes(experts: Mapping[str, Any], passage: Passage, apply_to: str, d
         "down_proj_bias": w_out * g,
         "up_proj": g_hidden * w_in * x,
         "up_proj_bias": g_hidden,
+        "y": w_out * hidden,
+        "x": g_hidden * w_in * math.sqrt(d_ff / len(passage.x)),
         "weight": math.sqrt(len(passage.x)) * g * hidden * slope,
     }
 
@@ -72,12 +74,12 @@ def passage_sizes(experts: Mapping[str, Any], passage: Passage, apply_to: str, d
 def expert_scales(
     experts: Mapping[str, Any], passages: list[Passage], *, prefix: str, apply_to: str, d_ff: int, num_experts: int
 ) -> dict[str, float]:
-    """Scales of the gradients of one module of experts, of which each passage visits one."""
+    """Scales of the gradients of one module of experts, of which each passage visits one; "y" and "x" as sums."""
     sizes = [passage_sizes(experts, passage, apply_to, d_ff) for passage in passages]
     up_name = "gate_up_proj" if experts["gated"] else "up_proj"
     names = {"up_proj": up_name, "up_proj_bias": f"{up_name}_bias", "down_proj": "down_proj"}
     names["down_proj_bias"] = "down_proj_bias"
-    scales = {}
+    scales = {key: root_of_squares(s[key] for s in sizes) for key in ("y", "x")}
     for key, name in names.items():
         scales[f"{prefix}.{name}"] = root_of_squares(s[key] for s in sizes) / math.sqrt(num_experts)
     # Of a gated output: |d sigmoid| <= 1/4.
@@ -101,3 +103,12 @@ def router_scales(logit_sizes: Tensor, x: Tensor) -> dict[str, float]:
         "router.weight": rms(torch.sqrt(logit_sizes.square() @ x.square())),
         "router.bias": float(logit_sizes.square().sum().sqrt()),
     }
+
+
+def merge_scales(parts: list[dict[str, float]], num_tokens: int) -> dict[str, float]:
+    """All scales by name; those of y and x, which are sums over tokens, as root mean squares of them together."""
+    merged = {name: scale for part in parts for name, scale in part.items()}
+    for name in ("y", "x"):
+        total = root_of_squares(part.get(name, 0.0) for part in parts)
+        merged[name] = total / math.sqrt(max(num_tokens, 1))
+    return merged

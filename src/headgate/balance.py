@@ -73,7 +73,13 @@ _USUAL: dict[str, dict[str, float]] = {
 def count_choices(
     expert_ids: Int[Tensor, "T K"], *, num_experts: int, is_padding: Bool[Tensor, " T"] | None = None
 ) -> Int[Tensor, " E"]:
-    """How often each expert was chosen, dropped choices included: [E] int64. Empty slots and padding don't count."""
+    """How often each expert was chosen, dropped choices included: [E] int64. Empty slots and padding don't count.
+
+    Example:
+        >>> import torch
+        >>> count_choices(torch.tensor([[0, 2], [2, -1]]), num_experts=3).tolist()
+        [1, 0, 2]
+    """
     ids = expert_ids if is_padding is None else expert_ids.masked_fill(is_padding[:, None], -1)
     flat = ids.flatten()
     # The extra last entry takes the -1 of empty slots.
@@ -100,6 +106,11 @@ def switch_loss(
     References:
         Fedus et al., "Switch Transformers", 2021, https://arxiv.org/abs/2101.03961, equations 4-6 (here divided by
         K); Qiu et al., "Demons in the Detail", 2025, https://arxiv.org/abs/2501.11873 (global batch).
+
+    Example:
+        >>> import torch
+        >>> switch_loss(torch.full((6, 4), 0.25), torch.tensor([3, 3, 3, 3])).item()
+        1.0
     """
     share = _mean_over_tokens(_shares(scores), is_padding)
     choices = expert_counts.to(share.dtype)
@@ -120,6 +131,11 @@ def sequence_loss(
 
     References:
         DeepSeek-AI, "DeepSeek-V3", 2024, https://arxiv.org/abs/2412.19437, equations 17-20.
+
+    Example:
+        >>> import torch
+        >>> sequence_loss(torch.eye(2), torch.tensor([[0], [1]]), sequence_length=1).item()
+        2.0
     """
     num_tokens, num_experts = scores.shape
     if num_tokens == 0:
@@ -144,6 +160,11 @@ def z_loss(logits: Float[Tensor, "T E"], *, is_padding: Bool[Tensor, " T"] | Non
 
     References:
         Zoph et al., "ST-MoE", 2022, https://arxiv.org/abs/2202.08906, equation 5.
+
+    Example:
+        >>> import torch
+        >>> round(z_loss(torch.zeros(5, 8)).item(), 4)  # log(8)^2
+        4.3241
     """
     return _mean_over_tokens(logits.logsumexp(dim=1, keepdim=True).square(), is_padding).sum()
 
@@ -155,6 +176,11 @@ def importance_loss(scores: Float[Tensor, "T E"], *, is_padding: Bool[Tensor, " 
 
     References:
         Shazeer et al., "Outrageously Large Neural Networks", 2017, https://arxiv.org/abs/1701.06538, equation 7.
+
+    Example:
+        >>> import torch
+        >>> importance_loss(torch.tensor([[1.0, 0.0], [1.0, 0.0]])).item()
+        1.0
     """
     importance = _mean_over_tokens(scores, is_padding)
     mean = importance.mean()
@@ -175,6 +201,13 @@ def quantile_loss(
 
     References:
         Koenker and Bassett, "Regression Quantiles", Econometrica 46, 1978, equation 3.2.
+
+    Example:
+        >>> import torch
+        >>> threshold = torch.zeros(1, requires_grad=True)
+        >>> quantile_loss(torch.tensor([[0.2], [0.8]]), threshold, fraction=0.5).backward()
+        >>> threshold.grad.tolist()  # both scores reach it, and only half should: up
+        [-0.5]
     """
     excess = scores.detach() - threshold
     per_token = torch.maximum((1.0 - fraction) * excess, -fraction * excess)
@@ -182,7 +215,13 @@ def quantile_loss(
 
 
 def reduce_counts(expert_counts: Int[Tensor, " E"], group: dist.ProcessGroup | None) -> Int[Tensor, " E"]:
-    """Add the counts of all ranks of a data-parallel group; without torch.distributed, the counts as they are."""
+    """Add the counts of all ranks of a data-parallel group; without torch.distributed, the counts as they are.
+
+    Example:
+        >>> import torch
+        >>> reduce_counts(torch.tensor([3, 1]), None).tolist()
+        [3, 1]
+    """
     if not (dist.is_available() and dist.is_initialized()):
         return expert_counts
     total = expert_counts.clone()
@@ -197,6 +236,11 @@ def step_selection_bias(
 
     References:
         Wang et al., "Auxiliary-Loss-Free Load Balancing", 2024, https://arxiv.org/abs/2408.15664, algorithm 1.
+
+    Example:
+        >>> import torch
+        >>> step_selection_bias(torch.zeros(2), torch.tensor([3, 1]), rate=0.5).tolist()
+        [-0.5, 0.5]
     """
     counts = expert_counts.to(bias.dtype)
     return bias + rate * (counts.mean() - counts).sign()
@@ -222,6 +266,13 @@ def add_loss_gradient(values: Float[Tensor, ...], loss: Float[Tensor, ""]) -> Fl
     The effect on gradients is that of adding `loss` to the training loss, without having to carry it there: exact
     under gradient accumulation, activation recomputation, data parallel and compilation, for each backward pass
     through `values` adds it once.
+
+    Example:
+        >>> import torch
+        >>> x = torch.tensor(3.0, requires_grad=True)
+        >>> add_loss_gradient(5 * x, x**2).backward()
+        >>> x.grad.item()
+        11.0
     """
     result: Tensor = _AddLossGradient.apply(values, loss)  # type: ignore[no-untyped-call]
     return result

@@ -13,7 +13,13 @@ from headgate.kernels.plan import sort_slots
 
 
 def find_drops(expert_ids: Int[Tensor, "T K"], is_padding: Bool[Tensor, " T"] | None) -> UInt8[Tensor, "T K"]:
-    """Why each slot has no expert before capacity is looked at: it chose none, or its token is padding."""
+    """Why each slot has no expert before capacity is looked at: it chose none, or its token is padding.
+
+    Example:
+        >>> import torch
+        >>> find_drops(torch.tensor([[0, -1], [2, 1]]), torch.tensor([False, True])).tolist()
+        [[0, 1], [3, 3]]
+    """
     drops = (expert_ids == NO_EXPERT).to(torch.uint8) * int(DropReason.NO_EXPERT)
     if is_padding is not None:
         drops = drops.masked_fill(is_padding[:, None], int(DropReason.PADDING))
@@ -43,6 +49,14 @@ def drop_over_capacity(
 
     Returns:
         [T, K] `DropReason`.
+
+    Example:
+        >>> import torch
+        >>> ids = torch.tensor([[0], [0], [1]])
+        >>> sizes = {"num_experts": 2, "capacity": 1, "sequence_length": 3}
+        >>> drops = find_drops(ids, None)
+        >>> drop_over_capacity(ids, torch.tensor([[0.2], [0.9], [0.1]]), drops, drop_rule="score", **sizes).tolist()
+        [[2], [0], [0]]
     """
     num_tokens, top_k = expert_ids.shape
     if num_tokens == 0:
@@ -87,6 +101,13 @@ def plan_token_choice(
         drops: [T, K] `DropReason`.
         num_experts: E, zero-compute experts included.
         is_dropless: the caller knows that nothing was dropped: no shape then depends on the data.
+
+    Example:
+        >>> import torch
+        >>> ids = torch.tensor([[1, 0], [1, 2]])
+        >>> plan = plan_token_choice(ids, find_drops(ids, None), num_experts=3, is_dropless=True)
+        >>> plan.token_of_row.tolist(), plan.expert_offsets.tolist()
+        ([0, 0, 1, 1], [0, 1, 3, 4])
     """
     num_tokens, top_k = expert_ids.shape
     buckets = expert_ids if is_dropless else expert_ids.where(drops == 0, NO_EXPERT)
@@ -119,6 +140,12 @@ def plan_expert_choice(token_ids: Int[Tensor, "E C"], *, num_tokens: int) -> Dis
     Args:
         token_ids: [E, C], -1 = no token in this slot.
         num_tokens: T.
+
+    Example:
+        >>> import torch
+        >>> plan = plan_expert_choice(torch.tensor([[2, 0], [1, -1]]), num_tokens=3)
+        >>> plan.token_of_row.tolist(), plan.expert_counts.tolist()
+        ([2, 0, 1], [2, 1])
     """
     num_experts = token_ids.shape[0]
     flat = token_ids.flatten()

@@ -50,6 +50,12 @@ def activate(
 
     Returns:
         [..., F], same dtype.
+
+    Example:
+        >>> import torch
+        >>> options = {"interleaved": False, "clamp": None, "sigmoid_slope": 1.0, "up_offset": 0.0}
+        >>> activate(torch.tensor([[-1.0, 2.0, 3.0, 4.0]]), activation="relu", gated=True, **options).tolist()
+        [[0.0, 8.0]]
     """
     if not gated:
         return _apply_activation(hidden, activation, sigmoid_slope)
@@ -98,6 +104,18 @@ def run_experts(
 
     Returns:
         [T, D] in the dtype of `x`; zero for a token without rows.
+
+    Example:
+        >>> import torch
+        >>> from headgate.dispatch import find_drops, plan_token_choice
+        >>> ids = torch.tensor([[0], [1]])
+        >>> plan = plan_token_choice(ids, find_drops(ids, None), num_experts=2, is_dropless=True)
+        >>> weights = ExpertWeights(up=torch.tensor([[[1.0]], [[10.0]]]), down=torch.ones(2, 1, 1))
+        >>> options = {"interleaved": False, "clamp": None, "sigmoid_slope": 1.0, "up_offset": 0.0}
+        >>> x, combine_weights = torch.tensor([[2.0], [3.0]]), torch.tensor([[0.5], [1.0]])
+        >>> fields = {"apply_to": "output", "activation": "relu", "gated": False}
+        >>> run_experts(x, plan, combine_weights, weights, **fields, **options).tolist()
+        [[1.0], [30.0]]
     """
     rows = gather_rows(x, plan.token_of_row, plan.row_order, plan.token_offsets, plan.max_rows_per_token)
     row_weights = combine_weights.flatten().index_select(0, plan.slot_of_row)

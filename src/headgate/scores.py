@@ -34,6 +34,11 @@ def compute_logits(
 
     Returns:
         [T, E] in the dtype of the computation.
+
+    Example:
+        >>> import torch
+        >>> compute_logits(torch.eye(2), torch.tensor([[1.0, 2.0]]), None, linear_dtype="float32").tolist()
+        [[1.0], [2.0]]
     """
     dtype = x.dtype if linear_dtype == "model" else working_dtype(x.dtype)
     with torch.autocast(device_type=x.device.type, enabled=False):
@@ -45,6 +50,11 @@ def jitter_tokens(x: Float[Tensor, "T D"], *, jitter: float) -> Float[Tensor, "T
 
     References:
         Fedus et al., "Switch Transformers", 2021, https://arxiv.org/abs/2101.03961, section 2.2.
+
+    Example:
+        >>> import torch
+        >>> jitter_tokens(torch.ones(2, 3), jitter=0.0).tolist()
+        [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
     """
     noise = torch.empty_like(x, dtype=working_dtype(x.dtype)).uniform_(1.0 - jitter, 1.0 + jitter)
     return x * noise.to(x.dtype)
@@ -55,6 +65,11 @@ def add_learned_noise(logits: Float[Tensor, "T E"], noise_logits: Float[Tensor, 
 
     References:
         Shazeer et al., "Outrageously Large Neural Networks", 2017, https://arxiv.org/abs/1701.06538, equation 4.
+
+    Example:
+        >>> import torch
+        >>> add_learned_noise(torch.zeros(1, 2), torch.full((1, 2), float("-inf"))).tolist()
+        [[0.0, 0.0]]
     """
     return logits + torch.randn_like(logits) * F.softplus(noise_logits)
 
@@ -77,6 +92,12 @@ def compute_scores(
 
     Returns:
         [T, E] float32 (float64 for float64 logits), whatever it was computed in.
+
+    Example:
+        >>> import torch
+        >>> logits = torch.zeros(1, 4)
+        >>> compute_scores(logits, score="softmax", score_dtype="float32", model_dtype=logits.dtype).tolist()
+        [[0.25, 0.25, 0.25, 0.25]]
     """
     wide = working_dtype(logits.dtype)
     z = logits.to(model_dtype if score_dtype == "model" else wide)

@@ -35,6 +35,12 @@ def allowed_by_groups(
     References:
         DeepSeek-AI, "DeepSeek-V2", 2024, https://arxiv.org/abs/2405.04434, section 2.2.2 (max); "DeepSeek-V3",
         2024, https://arxiv.org/abs/2412.19437, section 2.1.2 (sum of the best K / num_kept; 2 as published).
+
+    Example:
+        >>> import torch
+        >>> scores = torch.tensor([[0.9, 0.0, 0.5, 0.5]])
+        >>> allowed_by_groups(scores, num_groups=2, num_kept=1, group_score="top2_sum", top_k=1).tolist()
+        [[False, False, True, True]]
     """
     num_tokens, num_experts = select_scores.shape
     grouped = select_scores.detach().reshape(num_tokens, num_groups, num_experts // num_groups)
@@ -46,7 +52,13 @@ def allowed_by_groups(
 
 
 def select_top_k(select_scores: Float[Tensor, "T E"], *, top_k: int) -> Int[Tensor, "T K"]:
-    """Each token's K best experts. Depends on that token alone."""
+    """Each token's K best experts. Depends on that token alone.
+
+    Example:
+        >>> import torch
+        >>> select_top_k(torch.tensor([[0.2, 0.4, 0.4]]), top_k=2).tolist()
+        [[1, 2]]
+    """
     return rank_best(select_scores, top_k)
 
 
@@ -59,6 +71,12 @@ def select_top_p(
 
     References:
         Huang et al., "Harder Tasks Need More Experts", 2024, https://arxiv.org/abs/2403.07652, equation 3.
+
+    Example:
+        >>> import torch
+        >>> scores = torch.tensor([[0.6, 0.3, 0.1], [0.4, 0.3, 0.3]])
+        >>> select_top_p(scores, scores, top_k=3, top_p=0.5).tolist()
+        [[0, -1, -1], [0, 1, -1]]
     """
     expert_ids = rank_best(select_scores, top_k)
     chosen = scores.detach().gather(1, expert_ids)
@@ -74,6 +92,11 @@ def select_threshold(
     """Each token's experts whose score reaches the threshold, best first, at most K; the rest are -1, perhaps all.
 
     Depends on that token alone.
+
+    Example:
+        >>> import torch
+        >>> select_threshold(torch.tensor([[0.6, 0.3, 0.9], [0.1, 0.2, 0.3]]), top_k=2, threshold=0.5).tolist()
+        [[2, 0], [-1, -1]]
     """
     expert_ids = rank_best(select_scores, top_k)
     reached = (select_scores.detach() >= threshold).gather(1, expert_ids)
@@ -103,6 +126,12 @@ def select_tokens(
     References:
         Zhou et al., "Mixture-of-Experts with Expert Choice Routing", 2022, https://arxiv.org/abs/2202.09368,
         section 3.2.
+
+    Example:
+        >>> import torch
+        >>> scores = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]])
+        >>> select_tokens(scores, capacity=2, sequence_length=3, is_padding=None).tolist()
+        [[0, 1], [2, 1]]
     """
     num_tokens, num_experts = scores.shape
     num_sequences = num_tokens // sequence_length if sequence_length else 0
@@ -130,6 +159,12 @@ def select_sinkhorn(
     References:
         Clark et al., "Unified Scaling Laws for Routed Language Models", 2022, https://arxiv.org/abs/2202.01169,
         section 3.1 and appendix B.
+
+    Example:
+        >>> import torch
+        >>> logits = torch.tensor([[2.0, 1.0], [2.0, 0.0]])
+        >>> select_sinkhorn(logits, top_k=1, iterations=8, is_padding=None).tolist()
+        [[1], [0]]
     """
     log_cost = logits.detach()
     if is_padding is not None:
@@ -151,6 +186,11 @@ def select_hash(token_ids: Int[Tensor, " T"], expert_table: Int[Tensor, "V K"]) 
 
     References:
         Roller et al., "Hash Layers For Large Sparse Models", 2021, https://arxiv.org/abs/2106.04426, section 3.
+
+    Example:
+        >>> import torch
+        >>> select_hash(torch.tensor([1, 1, 0]), torch.tensor([[3], [5]])).tolist()
+        [[5], [5], [3]]
     """
     return expert_table[token_ids]
 
@@ -160,6 +200,10 @@ def make_expert_table(*, vocab_size: int, num_experts: int, top_k: int) -> Int[T
 
     Returns:
         [V, K] int64; the same on every machine.
+
+    Example:
+        >>> make_expert_table(vocab_size=100, num_experts=4, top_k=2).shape
+        torch.Size([100, 2])
     """
     generator = torch.Generator().manual_seed(0)
     first = torch.randperm(vocab_size, generator=generator) % num_experts
@@ -176,6 +220,12 @@ def draw_second_expert(
 
     References:
         Lepikhin et al., "GShard", 2020, https://arxiv.org/abs/2006.16668, section 2.2 ("random routing").
+
+    Example:
+        >>> import torch
+        >>> ids = torch.tensor([[0, 1]])
+        >>> draw_second_expert(torch.tensor([[0.5, 0.5]]), ids, policy="sampled").tolist()
+        [[0, 1]]
     """
     first, second = expert_ids[:, :1], expert_ids[:, 1:]
     if policy == "random":
@@ -207,6 +257,12 @@ def weigh_choices(
 
     Returns:
         [T, K] in the dtype of `values`. Without epsilon a row of zeros divides 0 by 0, and is 0, not NaN.
+
+    Example:
+        >>> import torch
+        >>> options = {"norm_order": 1.0, "epsilon": 0.0, "epsilon_rule": "add", "scale": 2.0}
+        >>> weigh_choices(torch.tensor([[0.75, 0.25]]), normalise="sum", **options).tolist()
+        [[1.5, 0.5]]
     """
     if normalise == "softmax":
         weights = values.softmax(dim=-1)

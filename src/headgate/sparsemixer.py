@@ -34,6 +34,12 @@ def choose_sparsemixer(
 
     References:
         Liu et al., "GRIN: GRadient-INformed MoE", 2024, https://arxiv.org/abs/2409.12136, section 2.
+
+    Example:
+        >>> import torch
+        >>> ids, weights = choose_sparsemixer(torch.tensor([[1.0, 9.0, 5.0]]), top_k=2, jitter=0.01, training=False)
+        >>> ids.tolist(), weights.tolist()
+        ([[1, 2]], [[1.0, 1.0]])
     """
     taken = torch.zeros_like(logits, dtype=torch.bool)
     picks = []

@@ -98,12 +98,13 @@ class Recipe:
         shared: the shared expert's name in the block.
         shared_widths: its width in units of F.
         route: what its router decides.
-        rank: the values that its top-k ranks, from its logits and selection bias, where rounding to bfloat16
-            makes ties likely; None where it ranks float32 values of float32 logits, which never tie here.
+        rank: the values that its top-k ranks, from its logits in the model's dtype and its selection bias, where
+            rounding to bfloat16 makes ties likely; None where it ranks float32 values of float32 logits, which
+            never tie here.
         roundings: how often a weight is rounded to the model's dtype, which ours is not.
         kept: what stays float32 when the model is cast.
         gain: size of the experts' weights; large where a clamp must bite.
-        max_choices: K at most.
+        min_choices, max_choices: K at least and at most.
         block_arguments: of the block's constructor, besides the configuration.
     """
 
@@ -122,13 +123,14 @@ class Recipe:
     roundings: int = 0
     kept: tuple[str, ...] = ()
     gain: float = 1.0
+    min_choices: int = 1
     max_choices: int = 99
     block_arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
 def build(recipe: Recipe, name: str, sizes: Sizes, dtype: torch.dtype) -> tuple[nn.Module, headgate.MoE]:
     """transformers' block and our layer, in eval mode, with the same weights. Every weight of ours is copied."""
-    sizes = replace(sizes, top_k=min(sizes.top_k, recipe.max_choices))
+    sizes = replace(sizes, top_k=max(recipe.min_choices, min(sizes.top_k, recipe.max_choices)))
     block = blocks.build_block(
         recipe.module,
         recipe.block,
@@ -176,16 +178,16 @@ def softmax_of(logits: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def rounded_softmax_of(logits: Tensor, bias: Tensor | None) -> Tensor:
-    return logits.bfloat16().softmax(dim=-1).float()
+    return logits.softmax(dim=-1).float()
 
 
 def logits_of(logits: Tensor, bias: Tensor | None) -> Tensor:
-    return logits
+    return logits.float()
 
 
 def biased_sigmoid_of(logits: Tensor, bias: Tensor | None) -> Tensor:
-    return logits.sigmoid() + bias
+    return logits.float().sigmoid() + bias
 
 
 def biased_sqrt_softplus_of(logits: Tensor, bias: Tensor | None) -> Tensor:
-    return nn.functional.softplus(logits.bfloat16()).sqrt().float() + bias
+    return nn.functional.softplus(logits).sqrt().float() + bias

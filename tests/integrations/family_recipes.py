@@ -195,6 +195,8 @@ PHIMOE = Recipe(
     router_weight="router.weight",
     route=f.route_of("router"),
     rank=f.logits_of,
+    # Two choices are written out; `num_experts_per_tok` changes nothing.
+    min_choices=2,
     max_choices=2,
 )
 
@@ -352,6 +354,8 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             more_weights={"router.selection_bias": "router.e_score_correction_bias"},
             experts=blocks.used_rows,
             route=f.route_of("router"),
+            # With one choice its experts fail: a mask of [1, T] is squeezed to [T] and unpacked as two axes.
+            min_choices=2,
         ),
         "deepseek_v4": DEEPSEEK_V4,
         "deepseek_v4_hash": replace(

@@ -85,7 +85,7 @@ def test_specs_are_frozen():
     [
         (Capacity(factor=1.0), True, 3),
         (Capacity(factor=1.25), True, 4),
-        (Capacity(factor=1.25, eval_factor=2.0), False, 6),
+        (Capacity(factor=1.25, eval_factor=2.0), False, 5),
         (Capacity(factor=1.25, eval_factor=2.0), True, 4),
         (Capacity(absolute=7), True, 7),
         (Capacity(absolute=7, eval_factor=1.0), False, 3),

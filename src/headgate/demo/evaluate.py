@@ -20,9 +20,9 @@ from headgate.demo.config import DemoConfig, router_spec
 from headgate.demo.corpus import Corpus, held_out_pieces, unigram_loss
 from headgate.demo.model import ParameterCounts, count_parameters
 from headgate.demo.tokenizer import token_strings
-from headgate.demo.train import held_out_loss
+from headgate.demo.train import held_out_loss, watch
 from headgate.flow import Routing
-from headgate.nn import MoE, tap
+from headgate.nn import MoE
 from headgate.observe.health import LayerHealth, health
 from headgate.observe.metrics import choice_disagreement
 from headgate.observe.record import RecordedLayer, choice_per_token, make_trace
@@ -133,9 +133,7 @@ def evaluate(
 def _run(model: nn.Module, pieces: Tensor, config: DemoConfig) -> tuple[float, dict[str, list[Routing]]]:
     """Return the loss, and each routed layer's decisions."""
     training = config.training
-    if config.model.feed_forward == "dense":
-        return held_out_loss(model, pieces, batch_size=training.batch_size, device=training.device), {}
-    with tap(model) as tape:
+    with watch(model) as tape:
         loss = held_out_loss(model, pieces, batch_size=training.batch_size, device=training.device)
     return loss, tape
 

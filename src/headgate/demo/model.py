@@ -120,6 +120,11 @@ def make_moe(config: ModelConfig) -> MoE:
     )
 
 
+def is_routed(model: nn.Module) -> bool:
+    """Whether a model holds an MoE layer."""
+    return any(isinstance(module, MoE) for module in model.modules())
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParameterCounts:
     """Parameters of a model, embeddings included.

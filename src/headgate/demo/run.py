@@ -19,7 +19,7 @@ from headgate.demo.evaluate import Evaluation, evaluate
 from headgate.demo.model import DemoModel
 from headgate.demo.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 from headgate.demo.train import make_optimizer, train
-from headgate.demo.view import View
+from headgate.demo.view import Show
 from headgate.errors import InputError
 from headgate.observe.trace import save_trace
 
@@ -116,12 +116,12 @@ def _require_device(name: str) -> None:
         raise InputError(f"device (={name!r}) can't be used: {reason}; 'cpu' always can") from error
 
 
-def run_training(prepared: Prepared, view: View, *, should_stop: Callable[[], bool]) -> Finished | Stopped:
+def run_training(prepared: Prepared, show: Show, *, should_stop: Callable[[], bool]) -> Finished | Stopped:
     """Train from the last checkpoint, or from the start, to the end; then measure and record.
 
     Args:
         prepared: what to train, on what, and where to save it.
-        view: is shown each step.
+        show: is given each step.
         should_stop: asked after each step; if so, the run saves a checkpoint and stops.
 
     Raises:
@@ -139,7 +139,7 @@ def run_training(prepared: Prepared, view: View, *, should_stop: Callable[[], bo
     with folder.MetricsLog(out / folder.METRICS, num_steps=first_step) as log:
         for report in train(model, optimizer, prepared.corpus, training, first_step=first_step):
             log.append(report)
-            view.show(report)
+            show(report)
             stop = should_stop() and report.step < training.steps
             if stop or report.step % training.checkpoint_steps == 0 or report.step == training.steps:
                 save_checkpoint(checkpoints, model, optimizer, TrainingState(step=report.step, config=values))

@@ -20,7 +20,7 @@ from headgate.demo.explain import print_passage, print_report, print_where
 from headgate.demo.run import Finished, Prepared, Stopped, prepare, run_training
 from headgate.demo.steps import print_walk
 from headgate.demo.tokenizer import token_strings
-from headgate.demo.view import QuietView, View, format_duration, open_view
+from headgate.demo.view import Show, format_duration, open_view, show_nothing
 from headgate.demo.walk import choose_token, route_passage, walk_token
 from headgate.nn import MoE
 
@@ -128,8 +128,8 @@ def _train(session: Session, out: Path, config: DemoConfig, *, resume: bool) -> 
     if resume:
         saved = latest_checkpoint(out / folder.CHECKPOINTS)
         _note(session, "No checkpoint yet: starting again." if saved is None else f"Going on from {saved}.")
-    with _view(session, prepared) as view:
-        outcome = run_training(prepared, view, should_stop=session.should_stop)
+    with _view(session, prepared) as show:
+        outcome = run_training(prepared, show, should_stop=session.should_stop)
     if isinstance(outcome, Finished):
         _note(session, f"Trained in {format_duration(outcome.training_s)}, {outcome.tokens_per_s:,.0f} tokens/s.")
     return prepared, outcome
@@ -147,9 +147,9 @@ def _introduction(config: DemoConfig) -> str:
     )
 
 
-def _view(session: Session, prepared: Prepared) -> AbstractContextManager[View]:
+def _view(session: Session, prepared: Prepared) -> AbstractContextManager[Show]:
     if session.is_quiet:
-        return nullcontext(QuietView())
+        return nullcontext(show_nothing)
     corpus, config = prepared.corpus, prepared.config
     baseline = unigram_loss(corpus.train_ids, corpus.held_out_ids, vocab_size=config.model.vocab_size).item()
     return open_view(session.notes, num_steps=config.training.steps, unigram_loss=baseline)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 
 from headgate.demo.config import TrainingConfig
 from headgate.demo.corpus import Corpus, training_batch
+from headgate.demo.model import is_routed
 from headgate.flow import Routing
-from headgate.nn import attach_balance, tap
+from headgate.nn import Tape, attach_balance, tap
 
 _FINAL_LEARNING_RATE = 0.1
 """The cosine ends at this part of the peak."""
@@ -90,7 +92,8 @@ def train(
         first_step: steps that were done before.
     """
     model.train()
-    attach_balance(model, optimizer)
+    if is_routed(model):
+        attach_balance(model, optimizer)
     for step in range(first_step, config.steps):
         start = time.perf_counter()
         inputs, targets = training_batch(
@@ -102,7 +105,7 @@ def train(
         )
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, config)
-        with tap(model) as tape:
+        with watch(model) as tape:
             logits = model(inputs.to(config.device))
         loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten().to(config.device))
         loss.backward()  # type: ignore[no-untyped-call]
@@ -119,6 +122,11 @@ def train(
             expert_counts=tuple(tuple(tape[path][0].expert_counts.tolist()) for path in tape),
             balance_losses=mean_losses([tape[path][0] for path in tape]),
         )
+
+
+def watch(model: nn.Module) -> AbstractContextManager[Tape]:
+    """Tap a model; a dense one has nothing to see."""
+    return tap(model) if is_routed(model) else nullcontext({})
 
 
 def mean_losses(routings: list[Routing]) -> dict[str, float]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -27,11 +26,8 @@ _BAR_WIDTH = 30
 _WIDEST_CELL = 8
 
 
-class View(Protocol):
-    """Shows one step after the other."""
-
-    def show(self, report: StepReport) -> None:
-        """Show what a step did."""
+Show = Callable[[StepReport], None]
+"""Shows what a step did."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,8 +70,8 @@ def relative_loads(expert_counts: Sequence[int]) -> tuple[float, ...]:
 
 
 @contextmanager
-def open_view(console: Console, *, num_steps: int, unigram_loss: float) -> Iterator[View]:
-    """Open the view that suits the console, and close it at the end.
+def open_view(console: Console, *, num_steps: int, unigram_loss: float) -> Iterator[Show]:
+    """Open the view that suits the console, give the function that shows a step, and close the view at the end.
 
     Args:
         console: where to show it.
@@ -83,17 +79,14 @@ def open_view(console: Console, *, num_steps: int, unigram_loss: float) -> Itera
         unigram_loss: the loss of guessing by frequency, to compare with.
     """
     if not console.is_terminal or console.options.ascii_only:
-        yield PlainView(console, num_steps=num_steps)
+        yield PlainView(console, num_steps=num_steps).show
         return
     with Live(console=console, refresh_per_second=_REFRESHES_PER_SECOND, transient=False) as live:
-        yield LiveView(live, num_steps=num_steps, unigram_loss=unigram_loss)
+        yield LiveView(live, num_steps=num_steps, unigram_loss=unigram_loss).show
 
 
-class QuietView:
-    """Shows nothing."""
-
-    def show(self, report: StepReport) -> None:
-        """Show nothing."""
+def show_nothing(report: StepReport) -> None:
+    """Show nothing."""
 
 
 class PlainView:

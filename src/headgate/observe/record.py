@@ -162,7 +162,7 @@ def _biases(layers: Sequence[RecordedLayer], num_experts: int) -> Float[Tensor, 
     return torch.stack([zero if row is None else _widen(row.detach().cpu().float(), num_experts, 0) for row in rows])
 
 
-def _widen(values: Tensor, width: int, fill: float) -> Tensor:
+def _widen(values: Tensor, width: int, fill: float | int) -> Tensor:
     """Append columns of `fill` up to `width`."""
     return pad(values, (0, width - values.shape[-1]), value=fill)
 

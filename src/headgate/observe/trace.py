@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as encode
@@ -70,7 +70,7 @@ class RoutingTrace:
     seq_offsets: Int[Tensor, " S_plus_1"]
     token_ids: Int[Tensor, " T"]
     position: Int[Tensor, " T"]
-    phase: Int[Tensor, " T"]
+    phase: UInt8[Tensor, " T"]
     forward_id: Int[Tensor, " T"]
     select_margin: Float[Tensor, "L T"]
     router_entropy: Float[Tensor, "L T"]
@@ -98,6 +98,8 @@ def load_trace(path: Path | str) -> RoutingTrace:
     Raises:
         ArtifactError: there is no such file, it isn't a trace, or a later version wrote it.
     """
+    if not Path(path).is_file():
+        raise ArtifactError(f"there is no file {path}; check the path")
     with explain_os_errors("read", Path(path)):
         try:
             with safe_open(path, framework="numpy") as file:
