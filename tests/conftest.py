@@ -23,8 +23,12 @@ HOOK = install_import_hook(CHECKED, "runtime_types.check")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let the native library be missing. Said in pyproject.toml, it would import headgate before coverage."""
+    """Let the native library be missing, and layers be built that can't learn but only need to compute.
+
+    Said in pyproject.toml, the first would import headgate before coverage.
+    """
     config.addinivalue_line("filterwarnings", "ignore::headgate.errors.NativeMissingWarning")
+    config.addinivalue_line("filterwarnings", r"ignore:top_k \(=1\) with normalise:UserWarning")
 
 
 @pytest.fixture

@@ -106,7 +106,7 @@ def compute_scores(
     elif score == "sigmoid":
         scores = z.sigmoid() if z.dtype != wide else _sigmoid(z)
     elif score == "sqrt_softplus":
-        scores = F.softplus(z).sqrt() if z.dtype != wide else _softplus(z).sqrt()
+        scores = _sqrt(F.softplus(z) if z.dtype != wide else _softplus(z))
     elif score == "linear":
         scores = z
     else:
@@ -132,3 +132,9 @@ def _sigmoid(z: Float[Tensor, "T E"]) -> Float[Tensor, "T E"]:
 
 def _softplus(z: Float[Tensor, "T E"]) -> Float[Tensor, "T E"]:
     return torch.log1p(_decay(z)) + torch.where(z >= 0, z, 0.0)
+
+
+def _sqrt(positive: Float[Tensor, "T E"]) -> Float[Tensor, "T E"]:
+    """The square root, whose gradient where softplus underflowed to 0 is 0 and not infinity * 0."""
+    is_zero = positive == 0
+    return positive.masked_fill(is_zero, 1.0).sqrt().masked_fill(is_zero, 0.0)

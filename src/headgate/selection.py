@@ -206,8 +206,8 @@ def make_expert_table(*, vocab_size: int, num_experts: int, top_k: int) -> Int[T
         torch.Size([100, 2])
     """
     generator = torch.Generator().manual_seed(0)
-    first = torch.randperm(vocab_size, generator=generator) % num_experts
-    return (first[:, None] + torch.arange(top_k)) % num_experts
+    first = torch.randperm(vocab_size, generator=generator, device="cpu") % num_experts
+    return (first[:, None] + torch.arange(top_k, device="cpu")) % num_experts
 
 
 def draw_second_expert(

@@ -99,6 +99,17 @@ def test_autocast_runs_experts_narrow_and_the_router_in_float32():
     assert torch.equal(y, narrow.float())
 
 
+def test_the_default_router_computes_in_float32_whatever_the_model():
+    torch.manual_seed(0)
+    layer = headgate.MoE(D, F, num_experts=E, top_k=K, dtype=torch.bfloat16)
+    x = torch.randn(9, D, dtype=torch.bfloat16)
+    exact = x.float() @ layer.router.weight.float().T
+    torch.testing.assert_close(routing_of(layer, x).logits, exact)
+    narrow = headgate.MoE(D, F, num_experts=E, top_k=K, dtype=torch.bfloat16, router="mixtral")
+    narrow.load_state_dict(layer.state_dict())
+    assert torch.equal(routing_of(narrow, x).logits, (x @ layer.router.weight.T).float())
+
+
 def test_non_contiguous_input_gives_the_same_result():
     layer = headgate.MoE(D, F, num_experts=E, top_k=K)
     wide = torch.randn(D, 3, 5)
@@ -368,7 +379,7 @@ ERRORS = [
     (lambda: headgate.MoE(D, F, num_experts=4, top_k=0), r"top_k \(=0\) must be at least 1"),
     (lambda: headgate.MoE(D, F, num_experts=0, top_k=1), r"num_experts \(=0\) must be at least 1"),
     (lambda: headgate.MoE(0, F, num_experts=4), r"d_model \(=0\) must be at least 1"),
-    (lambda: headgate.MoE(D, F), r"num_experts \(=None\) is needed"),
+    (lambda: headgate.MoE(D, F), r"num_experts \(=None\) is needed without a RouterSpec"),
     (
         lambda: headgate.MoE(D, F, num_experts=4, router="mixtrl"),
         r"preset \(='mixtrl'\) is not known; did you mean mixtral",

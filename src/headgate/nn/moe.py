@@ -19,8 +19,9 @@ class MoE(nn.Module):
     """A Mixture-of-Experts layer: a router picks experts for each token, and only those run.
 
     y[t] = sum over the chosen experts e of weight[t, e] * expert_e(x[t]), plus the shared expert where there is one.
-    By default as in Mixtral: SwiGLU experts, softmax, top-2, weights divided by their sum. Cost follows the number
-    of choices, not the number of experts.
+    By default as in Mixtral: SwiGLU experts, softmax, top-2, weights divided by their sum; but the router computes in
+    float32, which the preset "mixtral", as the model it is named for, does not. Cost follows the number of choices,
+    not the number of experts.
 
     Modules: `router` (`Router`), `experts` (`Experts`), `shared_expert` (`SharedExpert` or None).
 
@@ -29,7 +30,7 @@ class MoE(nn.Module):
         d_ff: F, the hidden width of one expert.
         num_experts: E; may be left out where `router` is a `RouterSpec`.
         top_k: K, experts per token; None = the router's usual number.
-        router: a preset's name (`headgate.preset_names()`) or a `RouterSpec`.
+        router: a preset's name (`headgate.preset_names()`) or a `RouterSpec`; None = see above.
         experts: what one expert computes; None = SwiGLU.
         shared: an expert that every token gets; None = none.
         balance: "switch", "z", "importance", "sequence", "global_batch", "bias", or a `Balance`; None = none.
@@ -56,7 +57,7 @@ class MoE(nn.Module):
         *,
         num_experts: int | None = None,
         top_k: int | None = None,
-        router: str | RouterSpec = "mixtral",
+        router: str | RouterSpec | None = None,
         experts: ExpertSpec | None = None,
         shared: SharedSpec | None = None,
         balance: Balance | str | None = None,
@@ -178,10 +179,12 @@ class MoE(nn.Module):
             check_token_ids(token_ids, self.spec.vocab_size)
 
 
-def _resolve_router(router: str | RouterSpec, num_experts: int | None, top_k: int | None) -> RouterSpec:
-    if isinstance(router, str):
+def _resolve_router(router: str | RouterSpec | None, num_experts: int | None, top_k: int | None) -> RouterSpec:
+    if router is None or isinstance(router, str):
         if num_experts is None:
-            raise SpecError("num_experts (=None) is needed to build a preset; pass MoE(..., num_experts=8)")
+            raise SpecError("num_experts (=None) is needed without a RouterSpec; pass MoE(..., num_experts=8)")
+        if router is None:
+            return RouterSpec(num_experts=num_experts, top_k=2 if top_k is None else top_k)
         return preset(router, num_experts=num_experts, top_k=top_k)
     for name, given in (("num_experts", num_experts), ("top_k", top_k)):
         if given is not None and given != getattr(router, name):

@@ -40,6 +40,9 @@ class Router(nn.Module):
 
     Raises:
         SpecError: a balance that has no meaning for this router.
+
+    Warns:
+        UserWarning: one choice, normalised: its weight is always 1, and without a balance loss the router never learns.
     """
 
     balance_scale: Tensor
@@ -61,6 +64,8 @@ class Router(nn.Module):
         if balance.bias_rate > 0 and not spec.selection_bias:
             spec = replace(spec, selection_bias=True)
         _check_balance(spec, balance)
+        if _is_idle(spec, balance):
+            _warn_idle(spec)
         self.spec, self.balance, self.d_model = spec, balance, d_model
         self.balance_group = balance_group
         self.tally: Tensor | None = None
@@ -276,6 +281,22 @@ def _check_balance(spec: RouterSpec, balance: Balance) -> None:
         raise SpecError(f"balance {active} needs scores that are not negative, and score is 'linear'; use balance 'z'")
     if spec.score == "ones" and any(getattr(balance, name) > 0 for name in ("z", "importance", *by_choice)):
         raise SpecError("a router with score 'ones' has no weights that a balance loss could move; use balance=None")
+
+
+def _is_idle(spec: RouterSpec, balance: Balance) -> bool:
+    """Whether the router has weights that no gradient will ever reach: a single choice divided by itself is 1."""
+    is_constant = spec.top_k == 1 and spec.normalise != "none" and spec.score != "ones" and spec.num_choices > 1
+    losses = (balance.switch, balance.z, balance.importance, balance.sequence, balance.global_batch)
+    return is_constant and not any(coefficient > 0 for coefficient in losses)
+
+
+def _warn_idle(spec: RouterSpec) -> None:
+    warnings.warn(
+        f"top_k (=1) with normalise (={spec.normalise!r}) makes every weight 1, so training leaves the router as it "
+        "is; use normalise='none', as Switch does, or add a balance loss. For inference alone this is fine.",
+        UserWarning,
+        stacklevel=3,
+    )
 
 
 def _warn_detached_bias() -> None:

@@ -130,7 +130,8 @@ class RouterSpec:
         selection_bias: whether a bias is added to what is selected on. It never reaches the weights.
         group_limit: choose only within the best groups of experts; None = no groups.
         normalise: weights of a token's choices: "none"; "sum" = divided by their p-norm; "softmax" = softmax over
-            the chosen logits.
+            the chosen logits. With top_k 1, "sum" and "softmax" make every weight 1, so that nothing of the training
+            loss reaches the router: it learns from a balance loss alone, or not at all, and `Router` warns.
         norm_order: p of that norm; 1 is their sum.
         epsilon: guards the division, see `epsilon_rule`.
         epsilon_rule: "add" epsilon to the norm, or "clamp" the norm from below.
@@ -204,7 +205,15 @@ class RouterSpec:
         """Whether, outside training, a token's choice or drop may depend on tokens after it."""
         if self.selection in ("expert_choice", "sinkhorn"):
             return not self.causal_inference
-        return self.may_see_later_tokens_in_training
+        return self.may_see_later_tokens_in_training and not self._has_room_for_all_in_inference
+
+    @property
+    def _has_room_for_all_in_inference(self) -> bool:
+        """Whether, outside training, each expert may take every token, so that the drop rule never applies."""
+        capacity = self.capacity
+        if capacity is None or capacity.eval_factor is None:
+            return False
+        return capacity.eval_factor * self.top_k >= self.num_experts
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, nested specs as dicts."""
