@@ -5,12 +5,12 @@ import socket
 import warnings
 from itertools import pairwise
 
-import data_parallel
 import pytest
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+import data_parallel
 import headgate
 from headgate import balance as balance_math
 from headgate.balance import Balance

@@ -69,12 +69,19 @@ def test_nothing_stays_behind_even_after_an_error():
     model = make_model()
     hooks = lambda: [len(m._forward_hooks) for m in model.modules()]  # noqa: E731
     before = hooks()
-    with pytest.raises(RuntimeError, match="stop"), headgate.tap(model) as tape:
-        assert hooks() != before
-        raise RuntimeError("stop")
+    tapes = []
+
+    def fail_inside() -> None:
+        with headgate.tap(model) as tape:
+            tapes.append(tape)
+            assert hooks() != before
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        fail_inside()
     assert hooks() == before
     model(torch.randn(2, D))
-    assert tape["0.moe"] == []
+    assert tapes[0]["0.moe"] == []
 
 
 def test_taps_may_be_nested():
@@ -88,5 +95,4 @@ def test_taps_may_be_nested():
 
 def test_a_model_without_routed_layers_is_refused():
     with pytest.raises(InputError, match=r"model \(=Linear\) holds no routed layer; put a headgate\.MoE in it"):
-        with headgate.tap(nn.Linear(2, 2)):
-            pass
+        headgate.tap(nn.Linear(2, 2)).__enter__()

@@ -102,7 +102,7 @@ def test_a_preset_takes_sizes_and_replacements_and_says_what_it_does_not_know():
     assert headgate.preset("qwen3_moe", num_experts=16, normalise="sum").normalise == "sum"
     with pytest.raises(SpecError, match=r"preset \(='deepseek_v33'\) is not known; did you mean deepseek_v3"):
         headgate.preset("deepseek_v33", num_experts=8)
-    with pytest.raises(SpecError, match="preset 'mixtral': .*temperature"):
+    with pytest.raises(SpecError, match=r"preset 'mixtral': .*temperature"):
         headgate.preset("mixtral", num_experts=8, temperature=1.0)
     with pytest.raises(SpecError, match="preset 'olmoe': top_k"):
         headgate.preset("olmoe", num_experts=4)
