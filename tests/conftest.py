@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
+# As the command line does, and for the same reason; nothing has loaded torch yet.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "headgate"
 
