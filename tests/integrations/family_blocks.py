@@ -18,7 +18,6 @@ import torch
 from torch import Generator, Tensor, nn
 
 ROUTER_NAMES = ("gate.weight", "router.weight", "router.bias", "wg.weight", "layer.weight", "classifier")
-MAX_MODEL_WIDTH = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +47,11 @@ def draw_router_weights(generator: Generator, shape: torch.Size) -> Tensor:
     return (torch.randn(shape, generator=generator) * 64).round().clamp(-255, 255) / 256
 
 
+def draw_selection_bias(generator: Generator, shape: torch.Size) -> Tensor:
+    """Around -1, so that biased scores are negative and a masked score of 0 would beat them."""
+    return 0.1 * torch.randn(shape, generator=generator) - 1.0
+
+
 def build_block(
     module: str,
     block: str,
@@ -75,12 +79,12 @@ def fill(block: nn.Module, generator: Generator, gain: float) -> None:
         if any(name.endswith(end) or end + "." in name for end in ROUTER_NAMES):
             parameter.copy_(draw_router_weights(generator, parameter.shape))
         elif name.endswith("e_score_correction_bias"):
-            parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+            parameter.copy_(draw_selection_bias(generator, parameter.shape))
         else:
             parameter.copy_(gain * 0.2 * torch.randn(parameter.shape, generator=generator))
     for name, buffer in block.named_buffers():
         if name.endswith("e_score_correction_bias"):
-            buffer.copy_(0.1 * torch.randn(buffer.shape, generator=generator))
+            buffer.copy_(draw_selection_bias(generator, buffer.shape))
         elif name.endswith("tid2eid"):
             num_experts = block.get_submodule(name.rpartition(".")[0]).num_experts
             order = torch.rand(buffer.shape[0], num_experts, generator=generator).argsort(dim=1)

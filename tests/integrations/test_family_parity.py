@@ -5,16 +5,14 @@ import math
 import pytest
 import torch
 
-pytest.importorskip(
-    "transformers", reason="parity is with transformers' own modules; pip install 'headgate[transformers]'"
-)
-
 from compare import MARGIN, assert_close
 from headgate import preset_names
 from integrations.choices import compare_choices
 from integrations.families import Decision, build, read_state, run_block
 from integrations.family_blocks import Sizes, draw_tokens, make_generator
 from integrations.family_recipes import RECIPES, SWITCH_CAPACITY, VOCABULARY
+
+pytest.importorskip("transformers", reason="parity is with its modules; pip install 'headgate[transformers]'")
 
 SIZES = {
     "odd D": Sizes(d_model=23, d_ff=16, num_experts=8, top_k=2, num_groups=4, seed=0),
