@@ -99,7 +99,7 @@ def check_case(case: Case, *dtypes: torch.dtype) -> None:
 def check_routing(case: Case, routing: Routing, outcome: oracle.Outcome, dtype: torch.dtype) -> None:
     """Require equal ids and drops, and close logits, scores and weights."""
     choice, expected = routing.choice, outcome.choice
-    shape = (len(expected.ids), choice.combine_weights.shape[1])
+    shape = (len(expected.ids), len(expected.ids[0]) if expected.ids else choice.combine_weights.shape[1])
     ids = choice.expert_ids if expected.by_token else choice.token_ids
     assert_integers_equal("ids", ids, torch.tensor(expected.ids, dtype=torch.int64).reshape(shape))
     drops = torch.tensor(expected.drop_reason, dtype=torch.uint8).reshape(shape)
@@ -129,14 +129,14 @@ def run_library(case: Case, dtype: torch.dtype) -> tuple[Routing, Run]:
     with headgate.tap(model) as tape:
         y = model(x, **draw_keywords(case))
     (y * draw_functional(case).to(dtype)).sum().backward()
-    gradients = {name: zero_for_none(p.grad, p) for name, p in model.named_parameters()}
+    gradients = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in model.named_parameters()}
     return tape[""][-1], Run(y=y.detach(), gradients={**gradients, "x": x.grad}, scales={})
 
 
-def build_layer(case: Case, dtype: torch.dtype) -> MoE:
-    """The layer with the case's parameters."""
+def build_layer(case: Case, dtype: torch.dtype, parameters: dict[str, Tensor] | None = None) -> MoE:
+    """The layer with the parameters that the case draws, or with others."""
     model = new_layer(case, dtype)
-    model.load_state_dict(draw_parameters(case))
+    model.load_state_dict(parameters or draw_parameters(case))
     return model.train(case.training)
 
 
@@ -158,9 +158,11 @@ def draw_keywords(case: Case) -> dict[str, Tensor]:
 # The oracle's side.
 
 
-def run_oracle(case: Case, inputs: Inputs | None = None) -> tuple[oracle.Outcome, Run]:
-    """Forward and backward of the oracle, on the case's inputs or on others."""
-    parameters, drawn = draw_parameters(case), inputs or draw_inputs(case)
+def run_oracle(
+    case: Case, *, inputs: Inputs | None = None, parameters: dict[str, Tensor] | None = None
+) -> tuple[oracle.Outcome, Run]:
+    """Forward and backward of the oracle, on what the case draws or on others."""
+    parameters, drawn = parameters or draw_parameters(case), inputs or draw_inputs(case)
     leaves = {name: p.requires_grad_() for name, p in parameters.items() if is_trained(name)}
     x = drawn.x.clone().requires_grad_()
     shared = None if case.shared is None else dataclasses.asdict(case.shared)
@@ -168,9 +170,10 @@ def run_oracle(case: Case, inputs: Inputs | None = None) -> tuple[oracle.Outcome
     outcome = oracle.run_layer(case.router.to_dict(), experts, shared, parameters, replace(drawn, x=x))
     y = outcome.y.reshape(*case.leading, case.d_model)
     loss = (y * draw_functional(case)).sum()
-    gradients = differentiate(loss, {**leaves, "x": x})
+    weights = {f"weight {i}": w for i, (_, _, w) in enumerate(oracle.list_rows(outcome.choice))}
+    gradients = differentiate(loss, {**leaves, "x": x, **weights})
+    scales = find_scales(case, outcome, [float(gradients.pop(name)) for name in weights], drawn)
     gradients["x"] = gradients["x"].reshape(y.shape)
-    scales = find_scales(case, outcome, loss, drawn)
     return outcome, Run(y=y.detach(), gradients=gradients, scales=scales)
 
 
@@ -180,28 +183,25 @@ def is_trained(name: str) -> bool:
 
 
 def differentiate(loss: Tensor, leaves: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The gradient of each leaf, zeros where it has no part in the loss."""
-    if not leaves or not loss.requires_grad:
-        return {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
-    gradients = torch.autograd.grad(loss, list(leaves.values()), retain_graph=True, allow_unused=True)
-    return {name: zero_for_none(g, leaves[name]) for name, g in zip(leaves, gradients, strict=True)}
+    """The gradient of each tensor, zeros where it has no part in the loss."""
+    gradients = {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
+    tracked = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad and loss.requires_grad}
+    if tracked:
+        found = torch.autograd.grad(loss, list(tracked.values()), allow_unused=True)
+        gradients |= {name: g for name, g in zip(tracked, found, strict=True) if g is not None}
+    return gradients
 
 
-def zero_for_none(gradient: Tensor | None, leaf: Tensor) -> Tensor:
-    """`gradient`, or zeros like the leaf."""
-    return torch.zeros_like(leaf) if gradient is None else gradient
-
-
-def find_scales(case: Case, outcome: oracle.Outcome, loss: Tensor, drawn: Inputs) -> dict[str, float]:
+def find_scales(
+    case: Case, outcome: oracle.Outcome, gradients_of_weights: list[float], drawn: Inputs
+) -> dict[str, float]:
     """The size of the terms of y and of every gradient, by its name."""
     experts, apply_to = dataclasses.asdict(case.experts), case.router.apply_to
     rows = oracle.list_rows(outcome.choice)
-    gradients = differentiate(loss, {str(i): w for i, (_, _, w) in enumerate(rows) if w.requires_grad})
     tokens, g = drawn.tokens.detach(), draw_functional(case).reshape(case.num_tokens, case.d_model)
     linear_scale = case.router.scale * (case.router.score == "linear")
     passages, logit_sizes = [], torch.zeros(case.num_tokens, dtype=torch.float64)
-    for i, (t, _, w) in enumerate(rows):
-        of_weight = float(gradients.get(str(i), torch.zeros(())))
+    for (t, _, w), of_weight in zip(rows, gradients_of_weights, strict=True):
         passage = Passage(x=tokens[t], g=g[t], weight=float(w.detach()), gradient_of_weight=of_weight)
         passages.append(passage)
         logit_sizes[t] += logit_terms(experts, passage, apply_to, case.d_ff, linear_scale)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-KEPT, NO_EXPERT, OVER_CAPACITY, PADDING = 0, 1, 2, 3
+KEPT, NO_EXPERT, CAPACITY, PADDING = 0, 1, 2, 3
 
 Values = Mapping[str, Any]
 Parameters = Mapping[str, Tensor]
@@ -305,7 +305,7 @@ def find_drops(router: Values, inputs: Inputs, ids: list[list[int]], scores: lis
             if reasons[t][k] != KEPT or ids[t][k] >= router["num_experts"]:
                 continue  # Zero-compute experts are never full.
             if taken.get(ids[t][k], 0) >= capacity:
-                reasons[t][k] = OVER_CAPACITY
+                reasons[t][k] = CAPACITY
             else:
                 taken[ids[t][k]] = taken.get(ids[t][k], 0) + 1
     return reasons

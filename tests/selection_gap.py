@@ -39,18 +39,22 @@ def gap_between(a: float, b: float, *, floor: float = 1e-36) -> float:
 
 
 def gaps_in_order(ranked: Iterable[Ranked], count: int, *, floor: float = 1e-36) -> Iterator[float]:
-    """Gaps between neighbours among the best `count` + 1, of which no two may change places."""
-    ordered = sorted(ranked, key=lambda item: -item[0])[: count + 1]
-    for (a, origin_a), (b, origin_b) in itertools.pairwise(ordered):
-        if origin_a != origin_b:
-            yield gap_between(a, b, floor=floor)
+    """Gaps between each of the best `count` and all below it: none of them may change places."""
+    ordered = sorted(ranked, key=lambda item: -item[0])
+    for place, above in enumerate(ordered[:count]):
+        yield from _gaps_between([above], ordered[place + 1 :], floor)
 
 
 def gaps_at_cut(ranked: Iterable[Ranked], count: int) -> Iterator[float]:
-    """The gap between the last that gets in and the first that doesn't."""
+    """Gaps between those that get in and those that don't."""
     ordered = sorted(ranked, key=lambda item: -item[0])
-    if 0 < count < len(ordered) and ordered[count - 1][1] != ordered[count][1]:
-        yield gap_between(ordered[count - 1][0], ordered[count][0])
+    yield from _gaps_between(ordered[:count], ordered[count:], floor=1e-36)
+
+
+def _gaps_between(above: list[Ranked], below: list[Ranked], floor: float) -> Iterator[float]:
+    for (a, origin_a), (b, origin_b) in itertools.product(above, below):
+        if origin_a != origin_b:
+            yield gap_between(a, b, floor=floor)
 
 
 def _all_gaps(

@@ -171,7 +171,11 @@ def patterns_for(router: RouterSpec, training: bool) -> list[str]:
     if balances(router, training):
         # Tokens that are all alike end with equal shares of every expert: rounding alone would decide.
         return ["spread", "mixed"]
-    return [pattern for pattern in adversarial.PATTERNS if pattern != "huge" or fits_huge(router)]
+    excluded = set() if fits_huge(router) else {"huge"}
+    if compares_softmaxes(router):
+        # Softmaxes of the same logits in another order differ by rounding alone.
+        excluded |= {"spread", "tied", "huge"}
+    return [pattern for pattern in adversarial.PATTERNS if pattern not in excluded]
 
 
 def balances(router: RouterSpec, training: bool) -> bool:
@@ -184,16 +188,20 @@ def fits_sinkhorn(router: RouterSpec, training: bool, leading: tuple[int, ...]) 
     return math.prod(leading) not in (1, 2) or not balances(router, training)
 
 
+def compares_softmaxes(router: RouterSpec) -> bool:
+    """Whether a decision compares the softmax scores of different tokens."""
+    by_score = router.capacity is not None and router.capacity.drop_rule in ("score", "batch_prioritised")
+    return router.score == "softmax" and (by_score or router.selection == "expert_choice")
+
+
 def fits_huge(router: RouterSpec) -> bool:
     """Whether logits of +-80 leave float32 enough to decide by, and to compute weights from.
 
     A softmax gives exp(-160) = 0 to all but the best. Dividing by the sum of such scores alone, or by their 2-norm
-    (exp(-80) squared is 0), loses everything; and they can't be told from 0, nor tokens that differ only in them.
+    (exp(-80) squared is 0), loses everything; and they can't be told from 0.
     """
     is_softmax = router.score == "softmax"
-    by_score = router.capacity is not None and router.capacity.drop_rule in ("score", "batch_prioritised")
-    masks_with_zero = router.group_limit is not None and router.group_limit.mask_value == "zero"
-    if is_softmax and (by_score or masks_with_zero or router.selection == "expert_choice"):
+    if is_softmax and router.group_limit is not None and router.group_limit.mask_value == "zero":
         return False
     if router.normalise != "sum":
         return True

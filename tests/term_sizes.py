@@ -44,13 +44,16 @@ def root_of_squares(values: Iterable[float]) -> float:
 
 
 def hidden_sizes(experts: Mapping[str, Any], x_size: float) -> tuple[float, float]:
-    """(a hidden unit, its derivative by gate or up), for an input of this size."""
+    """(a hidden unit, its derivative by gate or up), for an input of this size.
+
+    A gate of size z is wrong by eps * z, so its activation is wrong by that, and the activation's slope by half as much
+    (no second derivative is much above 1/2): where z is large, this is what counts.
+    """
     reach = root_of_squares([x_size, 0.5 * experts["bias"]])
     if not experts["gated"]:
-        return reach, 1.0
-    reach = min(reach, experts["clamp"] or math.inf)
-    factor = reach + abs(experts["up_offset"])
-    return reach * factor, max(reach, factor)
+        return reach, max(1.0, reach / 2.0)
+    factor = min(reach, experts["clamp"] or math.inf) + abs(experts["up_offset"])
+    return reach * factor, max(reach, factor, reach * factor / 2.0)
 
 
 def passage_sizes(experts: Mapping[str, Any], passage: Passage, apply_to: str, d_ff: int) -> dict[str, float]:
@@ -67,7 +70,7 @@ def passage_sizes(experts: Mapping[str, Any], passage: Passage, apply_to: str, d
         "up_proj_bias": g_hidden,
         "y": w_out * hidden,
         "x": g_hidden * w_in * math.sqrt(d_ff / len(passage.x)),
-        "weight": math.sqrt(len(passage.x)) * g * hidden * slope,
+        "weight": math.sqrt(len(passage.x)) * g * (slope * x if apply_to == "input" else hidden),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,17 @@ from hypothesis import HealthCheck, given, settings
 
 import adversarial
 import strategies
-from agreement import DENSE, Case, build_layer, check_case, check_routing, draw_inputs, run_oracle, settle
+from agreement import (
+    DENSE,
+    Case,
+    build_layer,
+    check_case,
+    check_routing,
+    draw_inputs,
+    draw_parameters,
+    run_oracle,
+    settle,
+)
 from compare import assert_close
 from headgate import (
     Capacity,
@@ -30,7 +41,15 @@ from headgate import (
 )
 
 DTYPES = (torch.float64, torch.float32)
-SWIGLU = ExpertSpec()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Thousands of tiny products, for which threads would only wait for each other."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
 
 
 def family_case(name: str, training: bool) -> Case:
@@ -52,7 +71,8 @@ FAMILY_MODES = [(n, training) for n in preset_names() for training in (False, Tr
 @pytest.mark.parametrize(("name", "training"), FAMILY_MODES)
 def test_every_preset_agrees_with_the_oracle(name: str, training: bool) -> None:
     case = family_case(name, training)
-    for seed, pattern in enumerate(strategies.patterns_for(case.router, training)):
+    patterns = strategies.patterns_for(case.router, training)
+    for seed, pattern in enumerate(patterns[:4] if training else patterns):
         check_case(replace(case, pattern=pattern, seed=seed, padding=seed % 2 == 1), *DTYPES)
     check_case(replace(case, pattern=DENSE, leading=(13,)), *DTYPES)
 
@@ -81,6 +101,14 @@ DROPPED_ROUTERS = {
     "top_3_of_sigmoid": {"num_experts": 5, "top_k": 3, "score": "sigmoid", "selection_bias": True, "scale": 2.5},
     "all_of_softmax": {"num_experts": 3, "top_k": 3, "select_on": "logits", "normalise": "softmax"},
     "above_threshold": {"num_experts": 5, "top_k": 4, "score": "sigmoid", "selection": "threshold", "threshold": 0.5},
+    "above_biased_threshold": {
+        "num_experts": 5,
+        "top_k": 4,
+        "score": "sigmoid",
+        "selection": "threshold",
+        "threshold": 0.75,
+        "selection_bias": True,
+    },
     "with_zero_compute": {"num_experts": 3, "num_zero_experts": 2, "top_k": 3, "normalise": "none"},
 }
 
@@ -89,11 +117,22 @@ DROPPED_ROUTERS = {
 @pytest.mark.parametrize("router", DROPPED_ROUTERS)
 def test_every_way_to_drop_agrees_with_the_oracle(router: str, options: dict[str, Any]) -> None:
     sizes = [{"absolute": 0}, {"absolute": 1}, {"absolute": 2}, {"factor": 0.5}]
-    patterns = ("mixed", "one_hot_expert", "tied", "same_token")
+    patterns = ("all_equal", "mixed", "one_hot_expert", "same_token")
     for size, pattern in zip(sizes, patterns, strict=True):
         spec = RouterSpec(**DROPPED_ROUTERS[router], capacity=Capacity(**size, **options))
-        check_case(Case(router=spec, pattern=pattern, leading=(3, 4), seed=7), *DTYPES)
-        check_case(Case(router=spec, pattern=pattern, leading=(2, 5), seed=8, padding=True), torch.float64)
+        padding = pattern in ("mixed", "same_token")
+        check_case(Case(router=spec, pattern=pattern, leading=(3, 4), seed=7, padding=padding), *DTYPES)
+
+
+def test_an_expert_that_a_token_did_not_choose_has_no_part_in_its_priority() -> None:
+    # Token 0 scores best with expert 0, which the bias keeps from being chosen: it queues by the score of its choice.
+    capacity = Capacity(absolute=1, drop_rule="batch_prioritised")
+    chosen = {"selection": "threshold", "threshold": 0.6, "selection_bias": True}
+    router = Router(2, RouterSpec(num_experts=2, top_k=2, score="sigmoid", capacity=capacity, **chosen))
+    router.load_state_dict({"weight": torch.eye(2), "selection_bias": torch.tensor([-1.0, 0.0])})
+    routing = router(torch.tensor([[4.0, 1.0], [0.0, 2.0]]))
+    assert routing.choice.expert_ids.tolist() == [[1, -1], [1, -1]]
+    assert routing.plan.drop_reason.tolist() == [[2, 1], [0, 1]]
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -123,9 +162,8 @@ def test_every_width_agrees_with_the_oracle(sizes: tuple[int, int]) -> None:
     check_case(Case(router=router, d_model=sizes[0], d_ff=sizes[1], leading=(13,), pattern=DENSE), *DTYPES)
 
 
-GROUPS = list(
-    itertools.product(("max", "top2_sum", "top_share_sum"), ("-inf", "zero"), ("sigmoid", "softmax", "linear"))
-)
+GROUP_SCORES = ("max", "top2_sum", "top_share_sum")
+GROUPS = list(itertools.product(GROUP_SCORES, ("-inf", "zero"), ("sigmoid", "softmax", "linear")))
 
 
 @pytest.mark.parametrize(("group_score", "mask_value", "score"), GROUPS)
@@ -134,9 +172,9 @@ def test_every_group_limit_agrees_with_the_oracle(group_score: str, mask_value: 
     for num_groups, num_kept, top_k in [(2, 1, 3), (4, 2, 4), (4, 3, 5), (1, 1, 2)]:
         limit = GroupLimit(num_groups=num_groups, num_kept=num_kept, group_score=group_score, mask_value=mask_value)
         router = RouterSpec(num_experts=8, top_k=top_k, score=score, group_limit=limit, normalise=rule)
-        for pattern in ("spread", "mixed", "tied", "all_negative"):
-            check_case(Case(router=router, pattern=pattern, leading=(5,)), *DTYPES)
-            check_case(Case(router=replace(router, selection_bias=True), pattern=pattern), torch.float64)
+        for pattern in ("mixed", "tied", "all_negative"):
+            biased = replace(router, selection_bias=pattern == "all_negative")
+            check_case(Case(router=biased, pattern=pattern, leading=(5,)), *DTYPES)
 
 
 FUNCTIONS = [
@@ -178,6 +216,13 @@ def test_equal_logits_are_a_tie_wherever_they_lie_in_the_batch(score: str) -> No
         assert routing.choice.expert_ids.tolist() == [[0, 1, 2]], value
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_padding_has_no_part_in_sinkhorn(seed: int) -> None:
+    fields = {"selection": "sinkhorn", "score": "sigmoid", "causal_inference": False, "sinkhorn_iterations": 1}
+    router = RouterSpec(num_experts=5, top_k=2, **fields)
+    check_case(Case(router=router, leading=(13,), padding=True, seed=seed), *DTYPES)
+
+
 NAN_ROUTERS = {
     "top_k": {"normalise": "none"},
     "sum": {},
@@ -205,21 +250,37 @@ NAN_ROUTERS = {
 @pytest.mark.parametrize("name", NAN_ROUTERS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_token_of_nan_gets_the_oracles_ids_and_spoils_no_other(name: str, dtype: torch.dtype) -> None:
-    case = settle(Case(router=RouterSpec(num_experts=6, top_k=2, **NAN_ROUTERS[name]), leading=(7,), pattern="spread"))
+    case = settle(Case(router=RouterSpec(num_experts=6, top_k=2, **NAN_ROUTERS[name]), leading=(7,)))
     inputs = draw_inputs(case)
     inputs.x[0, 2] = float("nan")
-    outcome, expected = run_oracle(case, inputs)
+    outcome, expected = run_oracle(case, inputs=inputs)
     layer = build_layer(case, dtype)
     with tap(layer) as tape:
         y = layer(inputs.x[0].to(dtype))
     check_routing(case, tape[""][0], outcome, dtype)
-    assert_close("y", y, expected.y, dtype=dtype, terms=100, scale=expected.scales["y"])
+    assert_close("y", y, expected.y, dtype=dtype, terms=100)
     is_other = torch.arange(7) != 2
     assert y[is_other].isfinite().all()
 
 
+@pytest.mark.parametrize("score", ["sigmoid", "sqrt_softplus", "linear"])
+@pytest.mark.parametrize("limit", [None, GroupLimit(num_groups=2, num_kept=1), GroupLimit(num_groups=2, num_kept=2)])
+def test_an_expert_whose_logits_are_nan_is_chosen_last(score: str, limit: GroupLimit | None) -> None:
+    router = RouterSpec(num_experts=6, top_k=2, score=score, group_limit=limit, normalise="none")
+    case = settle(Case(router=router, leading=(7,)))
+    parameters = draw_parameters(case)
+    parameters["router.weight"][1] = float("nan")
+    outcome, expected = run_oracle(case, parameters=parameters)
+    layer = build_layer(case, torch.float64, parameters)
+    with tap(layer) as tape:
+        y = layer(draw_inputs(case).x[0])
+    check_routing(case, tape[""][0], outcome, torch.float64)
+    assert_close("y", y, expected.y, dtype=torch.float64, terms=100)
+    assert not (tape[""][0].choice.expert_ids == 1).any()
+
+
 @settings(
-    max_examples=400, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=250, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
 )
 @given(strategies.cases())
 def test_random_layers_agree_with_the_oracle(case: Case) -> None:

@@ -4,13 +4,14 @@ import functools
 import json
 import random
 from pathlib import Path
+from unittest import mock
 
 from headgate.demo import folder
 from headgate.demo.config import DemoConfig
 from headgate.demo.data import Document
 from headgate.demo.run import Prepared, prepare, run_training
 
-WORDS = "the gate lets water into channels that carry it while an expert waits for tokens of its own".split()
+TEXT = "the gate lets water into channels that carry it while an expert waits for tokens of its own"
 
 TINY = {
     "num_layers": 2,
@@ -32,8 +33,8 @@ def documents() -> list[Document]:
     """Forty documents of made-up prose, always the same, some of them held out."""
     rng = random.Random(0)
     return [
-        Document(name=f"topic {number}", text="\n\n".join(" ".join(rng.choices(WORDS, k=60)) for _ in range(3)))
-        for number in range(40)
+        Document(name=f"topic {number}", text="\n\n".join(" ".join(rng.choices(TEXT.split(), k=60)) for _ in range(3)))
+        for number in range(40, 80)
     ]
 
 
@@ -44,7 +45,8 @@ def tiny_config(**options: object) -> DemoConfig:
 def prepared(out: Path, config: DemoConfig, *, resume: bool = False) -> Prepared:
     if not resume:
         folder.start_run(out, config)
-    return prepare(out, config, resume=resume, read=documents)
+    with mock.patch("headgate.demo.run.read_documents", documents):
+        return prepare(out, config, resume=resume)
 
 
 def stop_after(step: int):

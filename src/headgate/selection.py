@@ -17,9 +17,13 @@ from headgate.flow import NO_EXPERT
 
 def rank_best(values: Float[Tensor, "... n"], k: int) -> Int[Tensor, "... k"]:
     """Indices of the k largest along the last axis, largest first, ties to the lowest index, NaN last."""
-    comparable = torch.where(values.isnan(), float("-inf"), values.detach())
     # torch.topk leaves the order of ties open, and it differs between devices; a stable sort does not.
-    return comparable.sort(dim=-1, descending=True, stable=True).indices[..., :k]
+    return _comparable(values).sort(dim=-1, descending=True, stable=True).indices[..., :k]
+
+
+def _comparable(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """The values without gradient, -inf for NaN."""
+    return torch.where(values.isnan(), float("-inf"), values.detach())
 
 
 def allowed_by_groups(
@@ -43,7 +47,7 @@ def allowed_by_groups(
         [[False, False, True, True]]
     """
     num_tokens, num_experts = select_scores.shape
-    grouped = select_scores.detach().reshape(num_tokens, num_groups, num_experts // num_groups)
+    grouped = _comparable(select_scores).reshape(num_tokens, num_groups, num_experts // num_groups)
     counted = {"max": 1, "top2_sum": 2, "top_share_sum": max(1, top_k // num_kept)}[group_score]
     best = grouped.topk(min(counted, grouped.shape[-1]), dim=-1).values.sum(dim=-1)
     kept = rank_best(best, num_kept)

@@ -6,12 +6,12 @@ import shutil
 
 import pytest
 import torch
-from tiny_demo import tiny_config
 
 from headgate.demo.checkpoint import TrainingState, latest_checkpoint, load_checkpoint, save_checkpoint
 from headgate.demo.model import DemoModel
 from headgate.demo.train import make_optimizer
 from headgate.errors import ArtifactError
+from tiny_demo import tiny_config
 
 TOKENS = torch.arange(32).view(2, 16)
 

@@ -2,7 +2,6 @@ import math
 
 import pytest
 import torch
-from tiny_demo import documents
 
 from headgate.demo.corpus import (
     Corpus,
@@ -16,6 +15,7 @@ from headgate.demo.corpus import (
 from headgate.demo.data import Document
 from headgate.demo.tokenizer import END_ID, load_tokenizer, save_tokenizer, token_strings, train_tokenizer
 from headgate.errors import ArtifactError, InputError
+from tiny_demo import documents
 
 
 @pytest.fixture(scope="module")

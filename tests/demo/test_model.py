@@ -1,12 +1,12 @@
 import pytest
 import torch
-from tiny_demo import tiny_config
 
 from headgate.demo.config import ModelConfig, usual_balance
 from headgate.demo.model import DemoModel, count_parameters, dense_width, rotate
 from headgate.demo.train import make_optimizer
 from headgate.nn import attach_balance
 from headgate.spec import family, preset_names
+from tiny_demo import tiny_config
 
 TOKENS = torch.arange(2 * 16).view(2, 16)
 

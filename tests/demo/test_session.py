@@ -4,20 +4,18 @@ import re
 
 import pytest
 from rich.console import Console
-from tiny_demo import TINY, documents
 
 from headgate.demo import folder, run
 from headgate.demo.run import Stopped
 from headgate.demo.session import Session, new_config, run_comparison, run_single
+from tiny_demo import TINY, documents
 
 SIX_STEPS = ("1. token in", "2. router scores", "3. pick top-k", "4. experts run", "5. in parallel", "6. combine")
 
 
 @pytest.fixture(autouse=True)
 def small_text(monkeypatch):
-    monkeypatch.setattr(run.prepare, "__kwdefaults__", {"read": documents}, raising=False)
-    if run.prepare.__kwdefaults__ != {"read": documents}:
-        pytest.fail("prepare has other keywords now")
+    monkeypatch.setattr(run, "read_documents", documents)
 
 
 def session(out, *, quiet=False, resume=False, stop=False, **options):
@@ -103,7 +101,7 @@ def test_a_run_stops_and_goes_on(tmp_path):
 
 
 def test_a_comparison_has_three_arms(tmp_path):
-    asked, results, notes = session(tmp_path / "out")
+    asked, results, _ = session(tmp_path / "out")
     found = run_comparison(asked)
     assert [arm["name"] for arm in found["arms"]] == ["balanced", "unbalanced", "dense"]
     balanced, unbalanced, dense = found["arms"]
@@ -120,7 +118,7 @@ def test_a_comparison_has_three_arms(tmp_path):
 def test_a_comparison_stops_and_goes_on(tmp_path):
     asked, _, _ = session(tmp_path / "out", stop=True)
     assert run_comparison(asked) == Stopped(step=1)
-    asked, _, notes = session(tmp_path / "out", resume=True)
+    asked, _, _ = session(tmp_path / "out", resume=True)
     found = run_comparison(asked)
     whole, _, _ = session(tmp_path / "whole")
     assert [arm["loss"] for arm in found["arms"]] == [arm["loss"] for arm in run_comparison(whole)["arms"]]

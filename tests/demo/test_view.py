@@ -95,7 +95,7 @@ def test_colours_tell_the_load(load, style):
 
 
 def test_durations():
-    assert [format_duration(seconds) for seconds in (0, 59.6, 125)] == ["0:00", "1:00", "2:05"]
+    assert [format_duration(seconds) for seconds in (0.0, 59.6, 125.0)] == ["0:00", "1:00", "2:05"]
 
 
 def test_nothing_can_be_shown():

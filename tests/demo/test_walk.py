@@ -1,12 +1,12 @@
 import pytest
 import torch
-from tiny_demo import prepared, tiny_config
 
 from headgate.demo.config import usual_balance
 from headgate.demo.model import DemoModel
 from headgate.demo.tokenizer import token_strings
 from headgate.demo.walk import choose_token, find_paragraph, route_passage, walk_token
 from headgate.spec import preset_names
+from tiny_demo import prepared, tiny_config
 
 
 @pytest.fixture(scope="module")

@@ -36,9 +36,9 @@ def demo(
         str | None,
         typer.Option(metavar="PRESET", help="How experts are picked, by model or paper; default mixtral."),
     ] = None,
-    experts: Annotated[int | None, typer.Option(min=1, help="Experts in each layer; default 8.")] = None,
+    experts: Annotated[int | None, typer.Option(min=1, metavar="E", help="Experts in each layer; default 8.")] = None,
     top_k: Annotated[
-        int | None, typer.Option(min=1, help="Experts for each token; default the preset's, at most 2.")
+        int | None, typer.Option(min=1, metavar="K", help="Experts for each token; default the preset's, at most 2.")
     ] = None,
     capacity: Annotated[
         float | None,
@@ -46,15 +46,20 @@ def demo(
     ] = None,
     balance: Annotated[
         BalanceOption | None,
-        typer.Option(help="What keeps the experts evenly used; default what suits the preset."),
+        typer.Option(
+            metavar="NAME",
+            help=f"What keeps the experts evenly used: {', '.join(BalanceOption)}; default what suits the preset.",
+        ),
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Training steps.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of weights, order of the text, noise; default 0.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, metavar="N", help="Training steps; default 900.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="Of weights, order of the text, noise; default 0.")
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Where everything goes; default runs/demo, or runs/compare."),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; default cpu.")] = None,
+    device: Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda, ...; default cpu.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in FOLDER.")] = False,
     compare: Annotated[
         bool, typer.Option("--compare", help="Train balanced, unbalanced and dense on the same budget.")
@@ -62,10 +67,12 @@ def demo(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Train a small MoE language model on Python's own documentation: about two minutes on two cores.
+    """Train a small MoE language model here, in about two minutes on two cores.
 
-    Shows every expert's load while it trains; then how good the model is, whether its experts share the work, and one
-    token's way through a layer. Nothing is downloaded. Ctrl-C saves, and --resume goes on.
+    It reads Python's own documentation; nothing is downloaded. While it
+    trains you see the load of every expert; then how good the model is,
+    whether its experts share the work, and one token's way through a layer.
+    Ctrl-C saves, and --resume goes on.
     """
     from headgate.demo.run import Stopped
     from headgate.demo.session import Session, run_comparison, run_single

@@ -45,9 +45,9 @@ class ModelConfig:
     balance: BalanceChoice = "switch"
     feed_forward: FeedForward = "moe"
     num_layers: int = 4
-    d_model: int = 192
-    num_heads: int = 6
-    active_width: int = 512
+    d_model: int = 128
+    num_heads: int = 4
+    active_width: int = 256
     vocab_size: int = 4096
 
     def __post_init__(self) -> None:
@@ -73,12 +73,12 @@ class TrainingConfig:
         checkpoint_steps: steps between checkpoints.
     """
 
-    steps: int = 700
+    steps: int = 1000
     seed: int = 0
     device: str = "cpu"
     batch_size: int = 8
     sequence_length: int = 128
-    learning_rate: float = 3e-3
+    learning_rate: float = 2e-3
     warmup_steps: int = 50
     weight_decay: float = 0.1
     max_grad_norm: float = 1.0

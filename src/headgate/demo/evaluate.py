@@ -29,8 +29,8 @@ from headgate.observe.record import RecordedLayer, choice_per_token, make_trace
 from headgate.observe.trace import RoutingTrace
 
 _TYPICAL_TOKENS = 6
-_LEAST_TYPICAL_COUNT = 8
-"""A token must have come up so often with an expert to be called typical of it."""
+_SHRINKAGE = 20
+"""So many rows elsewhere are added to each token's own, so that a few rows by chance make nothing typical."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,10 +195,10 @@ def _typical_tokens(
     found = []
     for expert in range(num_experts):
         ranked = sorted(
-            # part of the token's rows times the square root of their number: neither rare flukes nor "the" win.
-            (-(count / of_token[token_id]) * math.sqrt(count), token_id)
+            # The expert's part of the token's rows, shrunk towards 0 for tokens that came up only a few times.
+            (-count / (of_token[token_id] + _SHRINKAGE), token_id)
             for (token_id, owner), count in pairs.items()
-            if owner == expert and count >= _LEAST_TYPICAL_COUNT
+            if owner == expert
         )
         found.append(tuple(token_strings(tokenizer, [token_id for _, token_id in ranked[:_TYPICAL_TOKENS]])))
     return tuple(found)

@@ -59,7 +59,7 @@ def _print_quality(console: Console, evaluation: Evaluation) -> None:
         _say(
             console,
             f"It has {counts.total / 1e6:.2f} million parameters, of which {counts.active / 1e6:.2f} million work on "
-            "any one token: more knowledge at the price of a smaller model is what experts are for.",
+            "any one token. That is what experts are for: the memory of a large model at the price of a small one.",
         )
 
 
@@ -100,7 +100,7 @@ def print_passage(console: Console, passage: Passage, strings: Sequence[str], fi
     for token in shown:
         text.append(strings[token], expert_style(int(passage.expert_ids[token, 0])))
     console.print(Padding(text, (1, 2)))
-    _say(console, "Each token with the experts that worked on it, best first, and their weights:")
+    _say(console, "Each token (\N{MIDDLE DOT} is a blank) with its experts, best first, and their weights:")
     console.print()
     columns = max(1, min(3, (console.width - 2) // 36))
     rows = -(-len(shown) // columns)

@@ -14,9 +14,9 @@ from headgate.demo import folder
 from headgate.demo.checkpoint import TrainingState, latest_checkpoint, load_checkpoint, save_checkpoint
 from headgate.demo.config import DemoConfig
 from headgate.demo.corpus import Corpus, load_corpus, make_corpus, save_corpus
-from headgate.demo.data import Document, read_documents
+from headgate.demo.data import read_documents
 from headgate.demo.evaluate import Evaluation, evaluate
-from headgate.demo.model import DemoModel
+from headgate.demo.model import DemoModel, make_moe
 from headgate.demo.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 from headgate.demo.train import make_optimizer, train
 from headgate.demo.view import Show
@@ -78,28 +78,23 @@ class Stopped:
     step: int
 
 
-def prepare(
-    out: Path, config: DemoConfig, *, resume: bool, read: Callable[[], list[Document]] = read_documents
-) -> Prepared:
+def prepare(out: Path, config: DemoConfig, *, resume: bool) -> Prepared:
     """Make the run's tokenizer and tokens, or take those that are there.
 
     Args:
         out: the run's folder, which holds its config.
         config: of the run.
         resume: whether the run was begun before.
-        read: gives the documents.
 
     Raises:
         ArtifactError: a file can't be read or written.
-        InputError: there is no such device.
     """
-    _require_device(config.training.device)
     tokenizer_path, corpus_path = out / folder.TOKENIZER, out / folder.CORPUS
     # The corpus is written last, so where it is the tokenizer is, too.
     if resume and corpus_path.exists():
         tokenizer, corpus = load_tokenizer(tokenizer_path), load_corpus(corpus_path)
     else:
-        documents = read()
+        documents = read_documents()
         texts = [document.text for document in documents if not document.is_held_out]
         tokenizer = train_tokenizer(texts, vocab_size=config.model.vocab_size)
         corpus = make_corpus(documents, tokenizer)
@@ -108,12 +103,21 @@ def prepare(
     return Prepared(out=out, config=config, tokenizer=tokenizer, corpus=corpus)
 
 
-def _require_device(name: str) -> None:
+def require_trainable(config: DemoConfig) -> None:
+    """Find out whether a config can be trained here, before anything is written.
+
+    Raises:
+        SpecError: the router and its balance do not fit together.
+        InputError: there is no such device.
+    """
+    name = config.training.device
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"device (={name!r}) can't be used: {reason}; 'cpu' always can") from error
+    with torch.device("meta"):
+        make_moe(config.model)
 
 
 def run_training(prepared: Prepared, show: Show, *, should_stop: Callable[[], bool]) -> Finished | Stopped:

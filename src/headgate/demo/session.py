@@ -17,7 +17,7 @@ from headgate.demo.compare import arm_configs, comparison, print_comparison, sum
 from headgate.demo.config import DemoConfig, ModelConfig, router_spec, usual_balance
 from headgate.demo.corpus import unigram_loss
 from headgate.demo.explain import print_passage, print_report, print_where
-from headgate.demo.run import Finished, Prepared, Stopped, prepare, run_training
+from headgate.demo.run import Finished, Prepared, Stopped, prepare, require_trainable, run_training
 from headgate.demo.steps import print_walk
 from headgate.demo.tokenizer import token_strings
 from headgate.demo.view import Show, format_duration, open_view, show_nothing
@@ -112,6 +112,7 @@ def _open(session: Session, name: str) -> DemoConfig:
     if session.resume:
         return folder.reopen_run(session.out, session.options, name=name)
     config = new_config(session.options)
+    require_trainable(config)
     folder.start_run(session.out, config, name=name)
     return config
 

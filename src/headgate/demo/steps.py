@@ -95,7 +95,7 @@ def _pick(walk: TokenWalk, spec: RouterSpec) -> str:
     }[spec.selection]
     bias = " (after adding a bias that keeps the load even)" if spec.selection_bias else ""
     idle = spec.num_choices - len(walk.expert_ids)
-    return f"{how}{bias}: {chosen}. The other {idle} do nothing for this token: that is what is saved."
+    return f"{how}{bias}: {chosen}. The other {idle} cost nothing for this token, which is the point."
 
 
 def _run(walk: TokenWalk, passage: Passage) -> str:
@@ -132,7 +132,7 @@ def _combine(walk: TokenWalk, spec: RouterSpec) -> str:
         parts = "the experts' vectors are added up (this router's weights went into the experts' inputs)"
     if walk.shared_output is not None:
         parts += ", and the shared expert's on top"
-    return f"At last {parts}; done by hand for the first of the {len(walk.x)} numbers:"
+    return f"Finally {parts}; done by hand for the first of the {len(walk.x)} numbers:"
 
 
 def _combine_lines(walk: TokenWalk, spec: RouterSpec) -> Text:
