@@ -42,7 +42,7 @@ def drop_over_capacity(
         expert_ids: [T, K].
         slot_scores: [T, K], each slot's score, for the rules that go by it.
         drops: [T, K], what was dropped before; it takes no capacity.
-        num_experts: E, zero-compute experts included.
+        num_experts: E; pass -1 as the id of what is never full (zero-compute experts).
         capacity: rows that an expert takes of each sequence.
         sequence_length: tokens that share the capacity; T for the whole batch.
         drop_rule: see `Capacity.drop_rule`.

@@ -71,7 +71,7 @@ def select_top_p(
 ) -> Int[Tensor, "T K"]:
     """Each token's fewest best experts whose probabilities add up to `top_p`, at most K; the rest are -1.
 
-    Depends on that token alone.
+    `select_scores`, with a selection bias, rank; `scores` add up. Depends on that token alone.
 
     References:
         Huang et al., "Harder Tasks Need More Experts", 2024, https://arxiv.org/abs/2403.07652, equation 3.
@@ -158,7 +158,8 @@ def select_sinkhorn(
 ) -> Int[Tensor, "T K"]:
     """Each token's K best experts after the logits were balanced to equal load by Sinkhorn iterations.
 
-    Compares tokens with each other: a token's experts may depend on tokens after it.
+    Compares tokens with each other: a token's experts may depend on tokens after it. Tokens that are all alike are
+    left with equal shares of every expert, and rounding decides.
 
     References:
         Clark et al., "Unified Scaling Laws for Routed Language Models", 2022, https://arxiv.org/abs/2202.01169,

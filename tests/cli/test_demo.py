@@ -52,6 +52,13 @@ def test_the_demo_runs_and_resumes():
     assert again.stdout == first.stdout
 
 
+def test_the_help_names_the_defaults():
+    text = " ".join(invoke("--help").stdout.replace("\u2502", " ").split())
+    plain = DemoConfig()
+    for default in (plain.training.steps, plain.model.router, plain.model.num_experts, plain.training.seed):
+        assert f"default {default}" in text
+
+
 def test_json_has_stdout_for_itself():
     result = invoke("--json", "--steps", "3", "--out", "here")
     assert result.exit_code == 0

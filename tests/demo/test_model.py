@@ -59,8 +59,8 @@ def test_parameters_counted_by_hand():
 
 def test_the_width_of_the_dense_model():
     assert family("mixtral").experts.gated
-    # K experts of 256 each are 512 units; the router's 8 * 192 parameters are 2.67 units more.
-    assert dense_width(ModelConfig()) == 515
+    # K = 2 experts of 128 units each; the router's 8 * 128 parameters are 8 / 3 units of 3 * 128 more.
+    assert dense_width(ModelConfig()) == 2 * 128 + 3
 
 
 def test_rotation_keeps_lengths_and_depends_on_distance():

@@ -51,11 +51,9 @@ def test_the_token_is_a_word_with_an_expert(ready):
 
 
 def test_a_paragraph_is_found():
-    words = ["a"] * 5
-    short, long = [*words, "\n", "\n"], ["b"] * 60
-    strings = [*short, *short, *long, "\n\n", *words]
+    code, prose = ["="] * 90, [" b"] * 60
+    strings = [" a", "\n", "\n", *code, "\n\n", *prose, "\n", "\n", " c"]
     begin, end = find_paragraph(strings)
-    assert strings[begin:end] == ["b"] * 48
-    assert find_paragraph(["a", "b"]) == (0, 2)
-    begin, end = find_paragraph([*words, "\n\n", "c", "c", "c", "c", "c", "c"])
-    assert (begin, end) == (6, 12)
+    assert strings[begin - 1 : end + 1] == ["\n\n", *[" b"] * 49]
+    assert find_paragraph([" a", "b"]) == (0, 2)
+    assert find_paragraph([" a", "\n\n", " c", "d", " e", "\n\n"]) == (2, 5)

@@ -27,6 +27,7 @@ IMPOSSIBLE = [
     ({"score": "ones"}, r"can't rank experts for selection 'top_k'"),
     ({"score": "ones", "selection": "hash", "vocab_size": 9, "normalise": "softmax"}, "no logits to normalise"),
     ({"selection": "threshold"}, "needs threshold"),
+    ({"selection": "hash", "vocab_size": 9, "select_on": "logits"}, r"select_on \(='logits'\) has no use"),
     ({"selection": "top_p"}, "needs top_p"),
     ({"selection": "hash"}, "needs vocab_size"),
     ({"selection": "expert_choice", "normalise": "none"}, "needs capacity"),

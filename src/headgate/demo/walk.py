@@ -144,15 +144,19 @@ def choose_passage(corpus: Corpus, tokenizer: Tokenizer) -> tuple[Int[Tensor, " 
 
 
 def find_paragraph(strings: Sequence[str]) -> tuple[int, int]:
-    """Find the first paragraph of `PASSAGE_TOKENS` tokens or more, cut to as many; else the longest one.
+    """Find the paragraph with the most words among its first `PASSAGE_TOKENS` tokens, and cut it to as many.
 
     Returns:
         The place of its first token, and that after its last.
     """
-    blank = [i for i in range(1, len(strings)) if "".join(strings[i - 1 : i + 1]).endswith("\n\n")]
-    spans = list(pairwise([-1, *blank, len(strings)]))
-    begin, end = next((s for s in spans[1:] if s[1] - s[0] > PASSAGE_TOKENS), max(spans, key=lambda s: s[1] - s[0]))
-    return begin + 1, min(end, begin + 1 + PASSAGE_TOKENS)
+    blank = [i for i in range(1, len(strings)) if "".join(strings[i - 1 : i + 1]).rstrip(" ").endswith("\n\n")]
+    spans = [(begin + 1, min(end, begin + 1 + PASSAGE_TOKENS)) for begin, end in pairwise([-1, *blank, len(strings)])]
+    return max(spans, key=lambda span: sum(map(is_word, strings[span[0] : span[1]])))
+
+
+def is_word(string: str) -> bool:
+    """Whether a token is the beginning of a word, or all of it."""
+    return string.startswith(" ") and string[1:].isalpha()
 
 
 def choose_token(passage: Passage, strings: list[str]) -> int:
@@ -165,7 +169,7 @@ def choose_token(passage: Passage, strings: list[str]) -> int:
     has_row = passage.routing.plan.token_offsets.diff().cpu() > 0
     middle = (passage.start + len(strings)) // 2
     candidates = [t for t in range(middle, len(strings)) if has_row[t] and passage.token_ids[t] != END_ID]
-    words = [t for t in candidates if strings[t].startswith(" ") and strings[t].strip().isalpha()]
+    words = [t for t in candidates if is_word(strings[t])]
     return max(words or candidates or [middle], key=lambda t: (len(strings[t]), -t))
 
 

@@ -42,7 +42,7 @@ class Router(nn.Module):
         SpecError: a balance that has no meaning for this router.
 
     Warns:
-        UserWarning: one choice, normalised: its weight is always 1, and without a balance loss the router never learns.
+        UserWarning: one choice, normalised: its weight is always the same, and without a balance loss the router never learns.
     """
 
     balance_scale: Tensor
@@ -285,14 +285,16 @@ def _check_balance(spec: RouterSpec, balance: Balance) -> None:
 
 def _is_idle(spec: RouterSpec, balance: Balance) -> bool:
     """Whether the router has weights that no gradient will ever reach: a single choice divided by itself is 1."""
-    is_constant = spec.top_k == 1 and spec.normalise != "none" and spec.score != "ones" and spec.num_choices > 1
+    # An epsilon of the size of a score leaves the weight its slope.
+    is_divided = spec.normalise == "softmax" or (spec.normalise == "sum" and spec.epsilon < 1e-3)
+    is_constant = spec.top_k == 1 and is_divided and spec.score != "ones" and spec.num_choices > 1
     losses = (balance.switch, balance.z, balance.importance, balance.sequence, balance.global_batch)
     return is_constant and not any(coefficient > 0 for coefficient in losses)
 
 
 def _warn_idle(spec: RouterSpec) -> None:
     warnings.warn(
-        f"top_k (=1) with normalise (={spec.normalise!r}) makes every weight 1, so training leaves the router as it "
+        f"top_k (=1) with normalise (={spec.normalise!r}) gives every token the same weight, so training leaves the router as it "
         "is; use normalise='none', as Switch does, or add a balance loss. For inference alone this is fine.",
         UserWarning,
         stacklevel=3,

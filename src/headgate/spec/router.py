@@ -301,6 +301,8 @@ def _check_selection(spec: RouterSpec) -> None:
     for field in ("threshold", "top_p", "vocab_size"):
         if getattr(spec, field) is not None and needs.get(spec.selection) != field:
             raise SpecError(f"{field} (={getattr(spec, field)}) has no use in selection {spec.selection!r}; drop it")
+    if spec.select_on == "logits" and spec.selection in ("expert_choice", "hash"):
+        raise SpecError(f"select_on (='logits') has no use in selection {spec.selection!r}; drop it")
     if spec.top_p is not None and not 0.0 < spec.top_p <= 1.0:
         raise SpecError(f"top_p (={spec.top_p}) must be in (0, 1]; 0.4 is Huang et al.'s choice")
     if spec.top_p is not None and spec.score != "softmax":
