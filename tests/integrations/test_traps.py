@@ -146,7 +146,9 @@ def test_a_mask_of_zero_lets_masked_experts_in_but_with_weight_zero():
 
 @pytest.mark.parametrize("rule", ["sum", "softmax"])
 def test_one_normalised_choice_has_weight_1_no_gradient_and_a_warning(rule):
-    with pytest.warns(UserWarning, match=rf"top_k \(=1\) with normalise \(='{rule}'\) gives every token the same weight"):
+    with pytest.warns(
+        UserWarning, match=rf"top_k \(=1\) with normalise \(='{rule}'\) gives every token the same weight"
+    ):
         layer = MoE(6, 4, router=RouterSpec(num_experts=4, top_k=1, normalise=rule))
     with headgate.tap(layer) as tape:
         layer(torch.randn(5, 6)).square().sum().backward()
