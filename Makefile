@@ -27,7 +27,7 @@ demo: setup  ## Train a small Mixture-of-Experts model and show its routing.
 	$(BIN)/headgate demo
 
 test: setup  ## Run the tests; fail when they reach less than 95 % of the code.
-	$(BIN)/python -m pytest --cov --cov-report=term
+	$(BIN)/python -m pytest -n auto --cov --cov-report=term
 
 check: setup  ## Check format, lint and types.
 	$(BIN)/ruff format --check .

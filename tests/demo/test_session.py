@@ -110,7 +110,7 @@ def test_a_comparison_has_three_arms(tmp_path):
     assert abs(dense["active_parameters"] - balanced["active_parameters"]) <= 2 * 3 * 16 / 2
     assert found["num_seeds"] == 1
     text = " ".join(results.getvalue().split())
-    for part in ("The same budget, three ways", "balanced (switch)", "unbalanced", "dense", "This is one seed (0)"):
+    for part in ("The same budget, three ways", "'switch' balances the first", "This is one seed (0)"):
         assert part in text
     assert json.loads((tmp_path / "out" / folder.SUMMARY).read_text()) == found
 

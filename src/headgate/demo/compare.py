@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from headgate.demo.config import DemoConfig, usual_balance
+from headgate.demo.config import DemoConfig, router_spec, usual_balance
 from headgate.demo.run import Finished
 
 ArmName = Literal["balanced", "unbalanced", "dense"]
@@ -52,13 +52,12 @@ class ArmResult:
 def arm_configs(config: DemoConfig) -> dict[ArmName, DemoConfig]:
     """Make the three configs: as asked, without balance, and dense with as many active parameters.
 
-    If the balance asked for is "off", the balanced arm has the router's usual one, or Switch's loss where the
+    If the balance asked for is "off", the balanced arm has what is usual for the router, which is nothing where the
     selection itself is balanced.
     """
     balance = config.model.balance
     if balance == "off":
-        usual = usual_balance(config.model.router)
-        balance = usual if usual != "off" else "off"
+        balance = usual_balance(config.model.router)
     return {
         "balanced": config.with_options({"balance": balance, "feed_forward": "moe"}),
         "unbalanced": config.with_options({"balance": "off", "feed_forward": "moe"}),
@@ -116,17 +115,29 @@ def print_comparison(console: Console, results: Sequence[ArmResult], config: Dem
     num_tokens = training.steps * training.batch_size * training.sequence_length
     said = (
         f"Every model saw the same {num_tokens:,} tokens in the same order and has as many active parameters, within "
-        f"rounding. Loss is in nats per token (guessing by frequency: {results[0].unigram_loss:.3f}); the busiest "
+        f"rounding; {results[0].balance!r} balances the first. Loss is in nats per token (guessing by frequency: {results[0].unigram_loss:.3f}); the busiest "
         f"expert's load, in the worst layer, is a multiple of an even share. This is one seed ({training.seed}): a "
         "difference of a few hundredths may be chance, so try other seeds (--seed) before you build on it."
     )
     console.print(Padding(Text(said), (0, 2)))
+    if _is_dense_ahead(results):
+        spec = router_spec(config.model)
+        share = spec.top_k / spec.num_choices
+        said = (
+            "The dense model is ahead here. Its MLPs learned from every token, each expert only from about "
+            f"{share:.0%} of them, and the run is short."
+        )
+        console.print(Padding(Text(said), (1, 2, 0, 2)))
+
+
+def _is_dense_ahead(results: Sequence[ArmResult]) -> bool:
+    losses = {result.name: result.loss for result in results}
+    return losses["dense"] < min(losses["balanced"], losses["unbalanced"])
 
 
 def _cells(result: ArmResult) -> list[str]:
-    label = f"balanced ({result.balance})" if result.name == "balanced" else result.name
     return [
-        label,
+        result.name,
         f"{result.loss:.3f}",
         "-" if result.load_ratio is None else f"{result.load_ratio:.2f} x",
         "-" if result.dead_experts is None else f"{result.dead_experts} of {result.num_experts}",

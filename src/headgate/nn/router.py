@@ -42,7 +42,7 @@ class Router(nn.Module):
         SpecError: a balance that has no meaning for this router.
 
     Warns:
-        UserWarning: one choice, normalised: its weight is always the same, and without a balance loss the router never learns.
+        UserWarning: one choice, normalised: its weight never changes, and without a balance loss nor does the router.
     """
 
     balance_scale: Tensor
@@ -294,8 +294,9 @@ def _is_idle(spec: RouterSpec, balance: Balance) -> bool:
 
 def _warn_idle(spec: RouterSpec) -> None:
     warnings.warn(
-        f"top_k (=1) with normalise (={spec.normalise!r}) gives every token the same weight, so training leaves the router as it "
-        "is; use normalise='none', as Switch does, or add a balance loss. For inference alone this is fine.",
+        f"top_k (=1) with normalise (={spec.normalise!r}) gives every token the same weight, so training leaves the "
+        "router as it is; use normalise='none', as Switch does, or add a balance loss. For inference alone "
+        "this is fine.",
         UserWarning,
         stacklevel=3,
     )
