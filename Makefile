@@ -2,6 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 
+# Threads that spin while they wait slow everything down where others use the machine, too.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.headgate-installed
 

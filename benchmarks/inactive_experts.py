@@ -1,8 +1,9 @@
-"""Claim: inactive experts do not run. At fixed tokens and K, time barely grows with E, and one hot expert is no worse.
+"""Claim: inactive experts do not run. At fixed tokens and K, time grows far slower than E; a hot expert costs no more.
 
 Arithmetic is the same in every row: T * K rows through three D x F products. What does grow with E is the router
-(T * E * D products), the sorting of E scores per token, and, in the backward pass, the gradient tensor of all
-experts. "all experts, all tokens" is what a layer costs that computes every expert and masks the result.
+(T * E * D products), the sorting of E scores per token, the weights to read, the number of products over which the
+same rows are spread (16 rows each at E = 256), and, in the backward pass, the gradient tensor of all experts. "all
+experts, all tokens" is what a layer costs that computes every expert and masks the result.
 """
 
 from __future__ import annotations

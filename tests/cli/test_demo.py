@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from headgate.cli import app as cli
 from headgate.cli import main
 from headgate.cli.demo import stop_on_interrupt
-from headgate.demo import run, session
+from headgate.demo import launch, run
 from headgate.demo.config import DemoConfig
 from tiny_demo import TINY, documents
 
@@ -18,7 +18,7 @@ from tiny_demo import TINY, documents
 def tiny(monkeypatch, tmp_path):
     """Make the command's default model and text tiny, and run in an empty folder."""
     monkeypatch.setattr(run, "read_documents", documents)
-    monkeypatch.setattr(session, "DemoConfig", lambda: DemoConfig().with_options(TINY))
+    monkeypatch.setattr(launch, "DemoConfig", lambda: DemoConfig().with_options(TINY))
     monkeypatch.chdir(tmp_path)
 
 

@@ -53,6 +53,19 @@ def test_the_tokenizer_is_the_same_each_time(tokenizer, tmp_path):
     assert load_tokenizer(tmp_path / "tokenizer.json").to_str() == tokenizer.to_str()
 
 
+def test_a_missing_package_says_how_to_get_it(run_fresh):
+    said = run_fresh(
+        "import sys\n"
+        "sys.modules['tokenizers'] = None\n"
+        "from headgate.errors import HeadgateError\n"
+        "try:\n"
+        "    import headgate.demo.launch\n"
+        "except HeadgateError as error:\n"
+        "    print(error)\n"
+    )
+    assert said == "the demo needs the package tokenizers; install it with: pip install 'headgate[demo]'\n"
+
+
 def test_a_missing_tokenizer_says_so(tmp_path):
     with pytest.raises(ArtifactError, match=r"tokenizer.json is missing; start the run again in another folder$"):
         load_tokenizer(tmp_path / "tokenizer.json")

@@ -74,8 +74,8 @@ def demo(
     whether its experts share the work, and one token's way through a layer.
     Ctrl-C saves, and --resume goes on.
     """
+    from headgate.demo.launch import Launch, run_comparison, run_single
     from headgate.demo.run import Stopped
-    from headgate.demo.session import Session, run_comparison, run_single
 
     options: dict[str, Any] = {
         "router": router,
@@ -90,7 +90,7 @@ def demo(
     notes = note_console()
     folder = out or (DEFAULT_COMPARE_OUT if compare else DEFAULT_OUT)
     with stop_on_interrupt(notes) as should_stop:
-        session = Session(
+        launch = Launch(
             out=folder,
             options={name: value for name, value in options.items() if value is not None},
             resume=resume,
@@ -99,7 +99,7 @@ def demo(
             is_quiet=quiet,
             should_stop=should_stop,
         )
-        outcome = (run_comparison if compare else run_single)(session)
+        outcome = (run_comparison if compare else run_single)(launch)
     if isinstance(outcome, Stopped):
         command = shlex.join(
             ["headgate", "demo", *(["--compare"] if compare else []), "--resume", "--out", str(folder)]

@@ -115,9 +115,10 @@ def print_comparison(console: Console, results: Sequence[ArmResult], config: Dem
     num_tokens = training.steps * training.batch_size * training.sequence_length
     said = (
         f"Every model saw the same {num_tokens:,} tokens in the same order and has as many active parameters, within "
-        f"rounding; {results[0].balance!r} balances the first. Loss is in nats per token (guessing by frequency: {results[0].unigram_loss:.3f}); the busiest "
-        f"expert's load, in the worst layer, is a multiple of an even share. This is one seed ({training.seed}): a "
-        "difference of a few hundredths may be chance, so try other seeds (--seed) before you build on it."
+        f"rounding; {results[0].balance!r} balances the first. Loss is in nats per token (guessing by frequency: "
+        f"{results[0].unigram_loss:.3f}); the busiest expert's load, in the worst layer, is a multiple of an even "
+        f"share. This is one seed ({training.seed}): a difference of a few hundredths may be chance, so try other "
+        "seeds (--seed) before you build on it."
     )
     console.print(Padding(Text(said), (0, 2)))
     if _is_dense_ahead(results):

@@ -11,11 +11,10 @@ import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as encode
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from headgate.demo.data import Document
-from headgate.demo.tokenizer import END_ID
+from headgate.demo.tokenizer import END_ID, Tokenizer
 from headgate.errors import ArtifactError, InputError
 from headgate.observe.files import explain_os_errors, replace_file
 

@@ -13,13 +13,12 @@ from typing import Any
 
 import torch
 from jaxtyping import Int
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from headgate.demo.config import DemoConfig, router_spec
 from headgate.demo.corpus import Corpus, held_out_pieces, unigram_loss
 from headgate.demo.model import ParameterCounts, count_parameters
-from headgate.demo.tokenizer import token_strings
+from headgate.demo.tokenizer import Tokenizer, token_strings
 from headgate.demo.train import held_out_loss, watch
 from headgate.flow import Routing
 from headgate.nn import MoE

@@ -21,11 +21,9 @@ _WIDEST_TOKEN = 14
 
 
 def print_report(console: Console, evaluation: Evaluation) -> None:
-    """Print how good the model is and how healthy its routing."""
+    """Print how good a routed model is and how healthy its routing."""
     _heading(console, "How good is the model?")
     _print_quality(console, evaluation)
-    if not evaluation.layers:
-        return
     _heading(console, "Did the experts share the work?")
     _print_health(console, evaluation.layers)
     _print_causal(console, evaluation)
@@ -55,12 +53,11 @@ def _print_quality(console: Console, evaluation: Evaluation) -> None:
         said = "The model does not beat guessing by frequency yet; train for more steps (--steps)."
     _say(console, said)
     counts = evaluation.parameters
-    if evaluation.layers:
-        _say(
-            console,
-            f"It has {counts.total / 1e6:.2f} million parameters, of which {counts.active / 1e6:.2f} million work on "
-            "any one token. That is what experts are for: the memory of a large model at the price of a small one.",
-        )
+    _say(
+        console,
+        f"It has {counts.total / 1e6:.2f} million parameters, of which {counts.active / 1e6:.2f} million work on any "
+        "one token. That is what experts are for: the memory of a large model at the price of a small one.",
+    )
 
 
 def _print_health(console: Console, layers: Sequence[LayerFinding]) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
 
 from headgate.demo import folder
 from headgate.demo.checkpoint import TrainingState, latest_checkpoint, load_checkpoint, save_checkpoint
@@ -17,7 +16,7 @@ from headgate.demo.corpus import Corpus, load_corpus, make_corpus, save_corpus
 from headgate.demo.data import read_documents
 from headgate.demo.evaluate import Evaluation, evaluate
 from headgate.demo.model import DemoModel, make_moe
-from headgate.demo.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
+from headgate.demo.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
 from headgate.demo.train import make_optimizer, train
 from headgate.demo.view import Show
 from headgate.errors import InputError

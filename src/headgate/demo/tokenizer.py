@@ -15,6 +15,8 @@ except ImportError as error:
         "the demo needs the package tokenizers; install it with: pip install 'headgate[demo]'"
     ) from error
 
+__all__ = ["END", "END_ID", "Tokenizer", "load_tokenizer", "save_tokenizer", "token_strings", "train_tokenizer"]
+
 END = "<|end|>"
 """The token between two documents; its id is 0."""
 

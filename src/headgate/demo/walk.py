@@ -9,11 +9,10 @@ from itertools import pairwise
 
 import torch
 from jaxtyping import Bool, Float, Int
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from headgate.demo.corpus import Corpus
-from headgate.demo.tokenizer import END_ID, token_strings
+from headgate.demo.tokenizer import END_ID, Tokenizer, token_strings
 from headgate.dispatch import find_drops, plan_token_choice
 from headgate.flow import Routing
 from headgate.nn import MoE, tap

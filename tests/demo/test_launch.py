@@ -6,8 +6,8 @@ import pytest
 from rich.console import Console
 
 from headgate.demo import folder, run
+from headgate.demo.launch import Launch, new_config, run_comparison, run_single
 from headgate.demo.run import Stopped
-from headgate.demo.session import Session, new_config, run_comparison, run_single
 from tiny_demo import TINY, documents
 
 SIX_STEPS = ("1. token in", "2. router scores", "3. pick top-k", "4. experts run", "5. in parallel", "6. combine")
@@ -18,9 +18,9 @@ def small_text(monkeypatch):
     monkeypatch.setattr(run, "read_documents", documents)
 
 
-def session(out, *, quiet=False, resume=False, stop=False, **options):
+def launch(out, *, quiet=False, resume=False, stop=False, **options):
     results, notes = (Console(file=io.StringIO(), width=100) for _ in range(2))
-    made = Session(
+    made = Launch(
         out=out,
         options={**TINY, **options},
         resume=resume,
@@ -33,7 +33,7 @@ def session(out, *, quiet=False, resume=False, stop=False, **options):
 
 
 def test_the_report_tells_the_whole_story(tmp_path):
-    asked, results, notes = session(tmp_path / "out")
+    asked, results, notes = launch(tmp_path / "out")
     summary = run_single(asked)
     text = results.getvalue()
     assert summary["loss"] == json.loads((tmp_path / "out" / folder.SUMMARY).read_text())["loss"]
@@ -50,8 +50,14 @@ def test_the_report_tells_the_whole_story(tmp_path):
     assert "\x1b" not in text + notes.getvalue()
 
 
+def test_a_model_that_learned_nothing_is_called_so(tmp_path):
+    asked, results, _ = launch(tmp_path / "out", steps=1, learning_rate=1e-9)
+    run_single(asked)
+    assert "The model does not beat guessing by frequency yet; train for more steps (--steps)." in results.getvalue()
+
+
 def test_the_numbers_of_the_walk_add_up(tmp_path):
-    asked, results, _ = session(tmp_path / "out")
+    asked, results, _ = launch(tmp_path / "out")
     run_single(asked)
     line = next(line for line in results.getvalue().splitlines() if " * " in line and " = " in line)
     terms = re.findall(r"([\d.]+) \* \(?(-?[\d.]+)\)?", line)
@@ -75,7 +81,7 @@ def test_the_numbers_of_the_walk_add_up(tmp_path):
     ],
 )
 def test_other_routers_are_told_in_their_own_words(tmp_path, options, said):
-    asked, results, _ = session(tmp_path / "out", **options)
+    asked, results, _ = launch(tmp_path / "out", **options)
     run_single(asked)
     text = " ".join(results.getvalue().split())
     assert said in text
@@ -83,7 +89,7 @@ def test_other_routers_are_told_in_their_own_words(tmp_path, options, said):
 
 
 def test_quiet_is_one_line(tmp_path):
-    asked, results, notes = session(tmp_path / "out", quiet=True)
+    asked, results, notes = launch(tmp_path / "out", quiet=True)
     run_single(asked)
     assert notes.getvalue() == ""
     (line,) = results.getvalue().splitlines()
@@ -91,17 +97,17 @@ def test_quiet_is_one_line(tmp_path):
 
 
 def test_a_run_stops_and_goes_on(tmp_path):
-    asked, results, _ = session(tmp_path / "out", stop=True)
+    asked, results, _ = launch(tmp_path / "out", stop=True)
     assert run_single(asked) == Stopped(step=1)
     assert results.getvalue() == ""
-    asked, results, notes = session(tmp_path / "out", resume=True)
+    asked, results, notes = launch(tmp_path / "out", resume=True)
     run_single(asked)
     assert "Going on from" in notes.getvalue()
     assert "step-00000001" in notes.getvalue()
 
 
 def test_a_comparison_has_three_arms(tmp_path):
-    asked, results, _ = session(tmp_path / "out")
+    asked, results, _ = launch(tmp_path / "out")
     found = run_comparison(asked)
     assert [arm["name"] for arm in found["arms"]] == ["balanced", "unbalanced", "dense"]
     balanced, unbalanced, dense = found["arms"]
@@ -116,11 +122,11 @@ def test_a_comparison_has_three_arms(tmp_path):
 
 
 def test_a_comparison_stops_and_goes_on(tmp_path):
-    asked, _, _ = session(tmp_path / "out", stop=True)
+    asked, _, _ = launch(tmp_path / "out", stop=True)
     assert run_comparison(asked) == Stopped(step=1)
-    asked, _, _ = session(tmp_path / "out", resume=True)
+    asked, _, _ = launch(tmp_path / "out", resume=True)
     found = run_comparison(asked)
-    whole, _, _ = session(tmp_path / "whole")
+    whole, _, _ = launch(tmp_path / "whole")
     assert [arm["loss"] for arm in found["arms"]] == [arm["loss"] for arm in run_comparison(whole)["arms"]]
 
 

@@ -28,7 +28,7 @@ COMPARE = "compare.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Session:
+class Launch:
     """What the user asked for, and where it is shown.
 
     Attributes:
@@ -60,7 +60,7 @@ def new_config(options: Mapping[str, Any]) -> DemoConfig:
     return DemoConfig().with_options({"balance": usual_balance(router), **options})
 
 
-def run_single(session: Session) -> dict[str, Any] | Stopped:
+def run_single(launch: Launch) -> dict[str, Any] | Stopped:
     """Train one model, and print the report.
 
     Returns:
@@ -70,15 +70,15 @@ def run_single(session: Session) -> dict[str, Any] | Stopped:
         SpecError: options that do not fit together.
         ArtifactError: a file or folder that can't be read, written or resumed.
     """
-    config = _open(session, folder.CONFIG)
-    prepared, outcome = _train(session, session.out, config, resume=session.resume)
+    config = _open(launch, folder.CONFIG)
+    prepared, outcome = _train(launch, launch.out, config, resume=launch.resume)
     if isinstance(outcome, Stopped):
         return outcome
-    _print_finished(session, prepared, outcome)
+    _print_finished(launch, prepared, outcome)
     return outcome.summary(config)
 
 
-def run_comparison(session: Session) -> dict[str, Any] | Stopped:
+def run_comparison(launch: Launch) -> dict[str, Any] | Stopped:
     """Train the three arms of the comparison, each in a folder of its own, and print the table.
 
     Returns:
@@ -88,51 +88,51 @@ def run_comparison(session: Session) -> dict[str, Any] | Stopped:
         SpecError: options that do not fit together.
         ArtifactError: a file or folder that can't be read, written or resumed.
     """
-    config = _open(session, COMPARE)
+    config = _open(launch, COMPARE)
     results = []
     for name, arm in arm_configs(config).items():
-        out = session.out / name
-        _note(session, f"{name}:", "bold")
-        was_begun = session.resume and (out / folder.CONFIG).exists()
+        out = launch.out / name
+        _note(launch, f"{name}:", "bold")
+        was_begun = launch.resume and (out / folder.CONFIG).exists()
         if was_begun:
             folder.reopen_run(out, {})
         else:
             folder.start_run(out, arm)
-        _, outcome = _train(session, out, arm, resume=was_begun)
+        _, outcome = _train(launch, out, arm, resume=was_begun)
         if isinstance(outcome, Stopped):
             return outcome
         results.append(summarise_arm(name, arm, outcome))
     found = comparison(results, config)
-    folder.write_json(session.out / folder.SUMMARY, found)
-    print_comparison(session.results, results, config)
+    folder.write_json(launch.out / folder.SUMMARY, found)
+    print_comparison(launch.results, results, config)
     return found
 
 
-def _open(session: Session, name: str) -> DemoConfig:
-    if session.resume:
-        return folder.reopen_run(session.out, session.options, name=name)
-    config = new_config(session.options)
+def _open(launch: Launch, name: str) -> DemoConfig:
+    if launch.resume:
+        return folder.reopen_run(launch.out, launch.options, name=name)
+    config = new_config(launch.options)
     require_trainable(config)
-    folder.start_run(session.out, config, name=name)
+    folder.start_run(launch.out, config, name=name)
     return config
 
 
-def _train(session: Session, out: Path, config: DemoConfig, *, resume: bool) -> tuple[Prepared, Finished | Stopped]:
-    _note(session, _introduction(config))
+def _train(launch: Launch, out: Path, config: DemoConfig, *, resume: bool) -> tuple[Prepared, Finished | Stopped]:
+    _note(launch, _introduction(config))
     prepared = prepare(out, config, resume=resume)
     corpus = prepared.corpus
     _note(
-        session,
+        launch,
         f"It reads Python's own documentation: {len(corpus.train_ids):,} tokens to learn from, "
         f"{len(corpus.held_out_ids):,} held out.",
     )
     if resume:
         saved = latest_checkpoint(out / folder.CHECKPOINTS)
-        _note(session, "No checkpoint yet: starting again." if saved is None else f"Going on from {saved}.")
-    with _view(session, prepared) as show:
-        outcome = run_training(prepared, show, should_stop=session.should_stop)
+        _note(launch, "No checkpoint yet: starting again." if saved is None else f"Going on from {saved}.")
+    with _view(launch, prepared) as show:
+        outcome = run_training(prepared, show, should_stop=launch.should_stop)
     if isinstance(outcome, Finished):
-        _note(session, f"Trained in {format_duration(outcome.training_s)}, {outcome.tokens_per_s:,.0f} tokens/s.")
+        _note(launch, f"Trained in {format_duration(outcome.training_s)}, {outcome.tokens_per_s:,.0f} tokens/s.")
     return prepared, outcome
 
 
@@ -148,17 +148,17 @@ def _introduction(config: DemoConfig) -> str:
     )
 
 
-def _view(session: Session, prepared: Prepared) -> AbstractContextManager[Show]:
-    if session.is_quiet:
+def _view(launch: Launch, prepared: Prepared) -> AbstractContextManager[Show]:
+    if launch.is_quiet:
         return nullcontext(show_nothing)
     corpus, config = prepared.corpus, prepared.config
     baseline = unigram_loss(corpus.train_ids, corpus.held_out_ids, vocab_size=config.model.vocab_size).item()
-    return open_view(session.notes, num_steps=config.training.steps, unigram_loss=baseline)
+    return open_view(launch.notes, num_steps=config.training.steps, unigram_loss=baseline)
 
 
-def _print_finished(session: Session, prepared: Prepared, finished: Finished) -> None:
-    evaluation, console = finished.evaluation, session.results
-    if session.is_quiet:
+def _print_finished(launch: Launch, prepared: Prepared, finished: Finished) -> None:
+    evaluation, console = finished.evaluation, launch.results
+    if launch.is_quiet:
         verdicts = ", ".join(layer.health.verdict for layer in evaluation.layers)
         console.print(
             f"held-out loss {evaluation.loss:.3f} nats/token (unigram {evaluation.unigram_loss:.3f}); "
@@ -186,6 +186,6 @@ def _print_one_layer(console: Console, prepared: Prepared, finished: Finished) -
     print_walk(console, walk, passage, strings, moe.spec)
 
 
-def _note(session: Session, text: str, style: str = "dim") -> None:
-    if not session.is_quiet:
-        session.notes.print(Text(text, style), soft_wrap=not session.notes.is_terminal)
+def _note(launch: Launch, text: str, style: str = "dim") -> None:
+    if not launch.is_quiet:
+        launch.notes.print(Text(text, style), soft_wrap=not launch.notes.is_terminal)
