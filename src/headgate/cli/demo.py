@@ -51,7 +51,7 @@ def demo(
             help=f"What keeps the experts evenly used: {', '.join(BalanceOption)}; default what suits the preset.",
         ),
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, metavar="N", help="Training steps; default 1000.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, metavar="N", help="Training steps; default 600.")] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, metavar="N", help="Of weights, order of the text, noise; default 0.")
     ] = None,

@@ -73,7 +73,7 @@ class TrainingConfig:
         checkpoint_steps: steps between checkpoints.
     """
 
-    steps: int = 1000
+    steps: int = 600
     seed: int = 0
     device: str = "cpu"
     batch_size: int = 8
