@@ -26,7 +26,7 @@ extern "C" {
 #endif
 
 /* Raised by one whenever a signature or a contract in this file changes. The loader refuses any other value. */
-#define HEADGATE_ABI_VERSION 1
+#define HEADGATE_ABI_VERSION 2
 
 typedef enum headgate_status {
   HEADGATE_OK = 0,
@@ -36,6 +36,36 @@ typedef enum headgate_status {
 
 /* Returns the HEADGATE_ABI_VERSION that the library was built with. */
 HEADGATE_API int headgate_abi_version(void);
+
+/* Element types. */
+typedef enum headgate_dtype { HEADGATE_FLOAT32 = 0, HEADGATE_FLOAT16 = 1, HEADGATE_BFLOAT16 = 2 } headgate_dtype;
+
+/* Instruction sets, each a superset of the one before. GENERIC is what the compiler targets by default (SSE2 on
+ * x86-64, NEON on AArch64). Results of two instruction sets agree to rounding, not to the bit. */
+typedef enum headgate_isa {
+  HEADGATE_ISA_BEST = -1,
+  HEADGATE_ISA_GENERIC = 0,
+  HEADGATE_ISA_AVX2 = 1,
+  HEADGATE_ISA_AVX512 = 2,
+  HEADGATE_ISA_AVX512_BF16 = 3
+} headgate_isa;
+
+/* Returns the best headgate_isa of this build that this processor has. */
+HEADGATE_API int headgate_best_isa(void);
+
+/* A parallel loop of the host program: calls body(begin, end, context) for pieces of [begin, end), at most one per
+ * thread, and returns 0. libtorch exports one as `torch_parallel_for`. */
+typedef int (*headgate_parallel_for)(int64_t begin, int64_t end, int64_t grain_size,
+                                     void (*body)(int64_t begin, int64_t end, void* context), void* context);
+
+/* Who does the work. Results never depend on it.
+ *
+ *   parallel_for  the host's loop; null = threads of our own, started for this call
+ *   num_threads   at most so many take part, the calling thread included; below 1 means 1 */
+typedef struct headgate_threads {
+  headgate_parallel_for parallel_for;
+  int num_threads;
+} headgate_threads;
 
 /* Sorts slots by bucket: a stable counting sort, O(num_slots + num_buckets), one thread.
  *

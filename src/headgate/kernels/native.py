@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 """The `HEADGATE_ABI_VERSION` of `csrc/headgate.h` that this module calls."""
 
 LIBRARY_NAME = "libheadgate.dll" if sys.platform == "win32" else "libheadgate.so"
