@@ -80,6 +80,66 @@ typedef struct headgate_threads {
 HEADGATE_API int headgate_sort_slots(const int64_t* bucket_ids, int64_t num_slots, int64_t num_buckets,
                                      int64_t* order, int64_t* offsets);
 
+/* What an expert computes between its two projections. */
+typedef enum headgate_activation {
+  HEADGATE_SILU = 0,
+  HEADGATE_GELU = 1, /* exact, by erf */
+  HEADGATE_GELU_TANH = 2,
+  HEADGATE_RELU = 3
+} headgate_activation;
+
+typedef struct headgate_function {
+  int activation;      /* headgate_activation */
+  int is_gated;        /* hidden = act(gate) * (up + up_offset); otherwise hidden = act(up) */
+  int is_interleaved;  /* rows alternate gate, up, gate, up; otherwise all of gate, then all of up */
+  float clamp;         /* gate is cut at +clamp and up at +-clamp; infinity = no clamp */
+  float sigmoid_slope; /* SiLU is z * sigmoid(sigmoid_slope * z) */
+  float up_offset;
+} headgate_function;
+
+/* One matrix per expert, in place: element (e, row, column) is data[e * expert_stride + row * row_stride +
+ * column * column_stride]. One of row_stride and column_stride must be 1: column_stride for the usual layout,
+ * row_stride for a transposed one. */
+typedef struct headgate_matrices {
+  const void* data;
+  int64_t expert_stride, row_stride, column_stride;
+  const void* bias; /* [E, rows], contiguous, same type; null = none */
+} headgate_matrices;
+
+/* The experts on a plan. U is 2F where the experts are gated, else F. All floating point data is of one dtype,
+ * except `row_weights`. */
+typedef struct headgate_experts {
+  int isa;   /* headgate_isa */
+  int dtype; /* headgate_dtype */
+  headgate_threads threads;
+  headgate_function function;
+  int64_t num_tokens, d_model, d_ff, num_experts; /* T, D, F, E */
+  int64_t num_rows;                               /* R, rows of zero-compute experts included */
+  const void* x;                                  /* [T, D], rows x_stride apart */
+  int64_t x_stride;
+  const int64_t* token_of_row;   /* [R], rows sorted by expert */
+  const int64_t* expert_offsets; /* [E + 1]; rows from expert_offsets[E] on return their input */
+  const int64_t* row_order;      /* [R], rows sorted by token, then by slot */
+  const int64_t* token_offsets;  /* [T + 1], where each token's rows begin in row_order */
+  const float* row_weights;      /* [R] */
+  headgate_matrices up;          /* U x D each */
+  headgate_matrices down;        /* D x F each */
+} headgate_experts;
+
+/* Runs each expert on its rows and adds up each token's weighted outputs:
+ *
+ *   y[t] = sum over the rows r of token t, in the order of row_order, of row_weights[r] * expert(x[t])
+ *
+ *   y         [T, D]  out  contiguous; zero for a token without rows
+ *   up_rows   [R', U] out  what the first projection gave (R' = expert_offsets[E]), for the backward; null = not
+ *                          wanted
+ *
+ * Sums are float32 and their order does not depend on the number of threads, nor on the other tokens: a token's
+ * output has the same bits alone and in any batch. Half precision rounds (and overflows) after each projection, as
+ * it does where these are separate operations. Working memory: at most 8 * (R' * F + T * D) bytes and 8 MiB, beside
+ * the outputs; it is freed before the call returns. */
+HEADGATE_API int headgate_experts_forward(const headgate_experts* experts, void* y, void* up_rows);
+
 #ifdef __cplusplus
 }
 #endif

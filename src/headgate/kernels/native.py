@@ -83,3 +83,7 @@ def _declare(library: ctypes.CDLL) -> None:
     pointer, size = ctypes.c_void_p, ctypes.c_int64
     library.headgate_sort_slots.argtypes = [pointer, size, size, pointer, pointer]
     library.headgate_sort_slots.restype = ctypes.c_int
+    library.headgate_best_isa.argtypes = []
+    library.headgate_best_isa.restype = ctypes.c_int
+    library.headgate_experts_forward.argtypes = [pointer, pointer, pointer]
+    library.headgate_experts_forward.restype = ctypes.c_int

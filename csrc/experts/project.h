@@ -1,0 +1,186 @@
+// One projection of all rows: which tile meets which block, in which order, and what is fetched ahead. Internal
+// linkage, see elements.h.
+#ifndef HEADGATE_EXPERTS_PROJECT_H
+#define HEADGATE_EXPERTS_PROJECT_H
+
+#include "product.h"
+#include "staging.h"
+
+namespace headgate {
+namespace {
+
+constexpr std::int64_t kInPlaceBytes = 4096;  // of each weight row, per pass over a superblock
+constexpr std::int64_t kStagedBytes = 1024;
+constexpr std::int64_t kSuperblock = 8;      // blocks that share a pass, so that their rows stay in the second cache
+constexpr std::int64_t kTilesPerTask = 16;   // at most
+constexpr std::int64_t kTilesPerPass = 8;    // at most, where a row takes several passes
+constexpr std::int64_t kPanelTiles = 4;      // staged together where weights are transposed
+
+// One or two matrices of weights (gate and up) times packed rows. Output o of half h is weight row
+// o * row_step + h * half_offset.
+struct Projection {
+  headgate_matrices weights;
+  std::int64_t num_inputs;
+  std::int64_t first_output, num_outputs;
+  int halves;
+  std::int64_t row_step, half_offset;
+  const void* packed;  // rows of pieces, as in job.h
+  bool counts_groups;  // whether a piece begins at its group_row rather than its packed_row
+};
+
+template <class Isa, class S>
+class Projector {
+ public:
+  using Element = typename Isa::Element;
+  static constexpr std::int64_t kChunk = chunk_of<Isa>();
+  static constexpr std::int64_t kBlockTokens = Isa::kLaneTokens * Isa::kMaxVectors;
+
+  Projector(const Projection& projection, const ExpertsJob& job) : p_(projection), job_(job) {
+    is_transposed_ = p_.weights.column_stride != 1;
+    is_staged_ = is_transposed_ || !IsSame<S, Element>::value || p_.num_inputs % kChunk != 0;
+    pass_ = (is_staged_ ? kStagedBytes : kInPlaceBytes) / static_cast<std::int64_t>(sizeof(Element));
+    padded_inputs_ = round_up(p_.num_inputs, kChunk);
+  }
+
+  // Calls epilogue(piece, block, output, num_outputs, sums of half 0, sums of half 1) for each tile of outputs and
+  // block of rows.
+  template <class Epilogue>
+  void run(TaskQueue& tasks, const Epilogue& epilogue) {
+    std::int64_t task = tasks.next();
+    while (task >= 0) task = run_task(task, tasks, epilogue);
+  }
+
+ private:
+  struct Span {
+    const Piece* piece;
+    std::int64_t begin, end;  // tiles
+  };
+
+  Span span_of(std::int64_t task) const {
+    const std::int64_t begin = task % job_.tasks_per_piece * job_.tiles_per_task;
+    const std::int64_t num_tiles = divide_up(p_.num_outputs, kTileRows);
+    const std::int64_t end = begin + job_.tiles_per_task;
+    return {job_.pieces + task / job_.tasks_per_piece, begin, end < num_tiles ? end : num_tiles};
+  }
+
+  const S* weights_at(const Piece& piece, std::int64_t output, int half, std::int64_t input) const {
+    const headgate_matrices& w = p_.weights;
+    const std::int64_t row = (p_.first_output + output) * p_.row_step + half * p_.half_offset;
+    return static_cast<const S*>(w.data) + piece.expert * w.expert_stride + row * w.row_stride +
+           input * w.column_stride;
+  }
+
+  template <class Epilogue>
+  std::int64_t run_task(std::int64_t task, TaskQueue& tasks, const Epilogue& epilogue) {
+    const Span span = span_of(task);
+    const Packing packing = packing_of<Isa>();
+    const std::int64_t num_blocks = count_blocks(span.piece->num_rows, packing);
+    const std::int64_t piece_row = p_.counts_groups ? span.piece->group_row : span.piece->packed_row;
+    const Element* const packed = static_cast<const Element*>(p_.packed) + piece_row * padded_inputs_;
+    std::int64_t next_task = -1;
+    for (std::int64_t first = 0; first < num_blocks; first += kSuperblock) {
+      const std::int64_t last = first + kSuperblock < num_blocks ? first + kSuperblock : num_blocks;
+      for (std::int64_t k = 0; k < p_.num_inputs; k += pass_) {
+        const std::int64_t size = k + pass_ < p_.num_inputs ? pass_ : p_.num_inputs - k;
+        const bool is_last_pass = k + size == p_.num_inputs;
+        for (std::int64_t tile = span.begin; tile < span.end; ++tile) {
+          for (int half = 0; half < p_.halves; ++half) {
+            const bool is_last = is_last_pass && last == num_blocks && tile + 1 == span.end && half + 1 == p_.halves;
+            if (is_last) next_task = tasks.next();
+            const Tile<Element> weights = prepare(span, tile, half, k, size, is_last ? next_task : task);
+            for (std::int64_t b = first; b < last; ++b) {
+              const Block block = block_at(span.piece->num_rows, b, packing);
+              const Element* const x = packed + block.begin * padded_inputs_ + k * block.packed_rows;
+              Tile<Element> once = weights;
+              if (b != first) once.ahead = nullptr;
+              multiply<Isa>(once, x, block, divide_up(size, kChunk), sums_at(tile - span.begin, half, b - first), k > 0);
+            }
+          }
+          if (!is_last_pass) continue;
+          const std::int64_t output = tile * kTileRows;
+          const std::int64_t left = p_.num_outputs - output;
+          for (std::int64_t b = first; b < last; ++b) {
+            const float* const sums = sums_at(tile - span.begin, 0, b - first);
+            epilogue(*span.piece, block_at(span.piece->num_rows, b, packing), output, left < kTileRows ? left : kTileRows,
+                     sums, sums_at(tile - span.begin, p_.halves - 1, b - first));
+          }
+        }
+      }
+    }
+    return next_task;
+  }
+
+  float* sums_at(std::int64_t tile, int half, std::int64_t block) {
+    const std::int64_t slot = p_.num_inputs > pass_ ? tile : 0;
+    return sums_ + (((slot * 2 + half) * kSuperblock) + block) * kBlockTokens * kTileRows;
+  }
+
+  // The weights of a tile, in place or staged, and where the tile after it lies.
+  Tile<Element> prepare(const Span& span, std::int64_t tile, int half, std::int64_t k, std::int64_t size,
+                        std::int64_t task_after) {
+    const std::int64_t output = tile * kTileRows, left = p_.num_outputs - output;
+    if (is_transposed_) return stage_panel(span, tile, half, k, size);
+    const std::int64_t stride = p_.row_step * p_.weights.row_stride;
+    const S* const rows = weights_at(*span.piece, output, half, k);
+    if (is_staged_ || left < kTileRows) {
+      const std::int64_t padded = round_up(size, kChunk);
+      return stage_in_parts(rows, stride, left, size, padded);
+    }
+    if constexpr (IsSame<S, Element>::value) {
+      return {rows, stride, reinterpret_cast<const char*>(after(span, tile, half, k, task_after))};
+    } else {
+      return {};
+    }
+  }
+
+  Tile<Element> stage_in_parts(const S* rows, std::int64_t stride, std::int64_t left, std::int64_t size,
+                               std::int64_t padded) {
+    copy_rows(rows, stride, left, size, staged_, padded, kTileRows);
+    return {staged_, padded, nullptr};
+  }
+
+  // The first weight of the tile that comes next; null at the end of the work.
+  const S* after(const Span& span, std::int64_t tile, int half, std::int64_t k, std::int64_t task_after) const {
+    if (task_after < 0) return nullptr;
+    if (half + 1 < p_.halves) return weights_at(*span.piece, tile * kTileRows, half + 1, k);
+    if (tile + 1 < span.end) return weights_at(*span.piece, (tile + 1) * kTileRows, 0, k);
+    if (k + pass_ < p_.num_inputs) return weights_at(*span.piece, span.begin * kTileRows, 0, k + pass_);
+    const Span next = span_of(task_after);
+    return weights_at(*next.piece, next.begin * kTileRows, 0, 0);
+  }
+
+  // Transposed weights are staged for several tiles together, so that whole cache lines of them are used.
+  Tile<Element> stage_panel(const Span& span, std::int64_t tile, int half, std::int64_t k, std::int64_t size) {
+    const std::int64_t place = (tile - span.begin) % kPanelTiles, padded = round_up(size, kChunk);
+    const bool alternates = p_.row_step > 1;
+    if (place == 0 && half == 0) {
+      const std::int64_t output = tile * kTileRows, left = p_.num_outputs - output;
+      const std::int64_t panel = kPanelTiles * kTileRows, wanted = left < panel ? left : panel;
+      const std::int64_t column_stride = p_.weights.column_stride;
+      if (alternates) {
+        copy_transposed<Isa>(weights_at(*span.piece, output, 0, k), column_stride, wanted * p_.row_step, size, staged_,
+                             padded, panel * p_.row_step);
+      } else {
+        for (int h = 0; h < p_.halves; ++h) {
+          copy_transposed<Isa>(weights_at(*span.piece, output, h, k), column_stride, wanted, size,
+                               staged_ + h * panel * padded, padded, panel);
+        }
+      }
+    }
+    const std::int64_t row = place * kTileRows;
+    if (alternates) return {staged_ + (row * p_.row_step + half) * padded, p_.row_step * padded, nullptr};
+    return {staged_ + (half * kPanelTiles * kTileRows + row) * padded, padded, nullptr};
+  }
+
+  Projection p_;
+  const ExpertsJob& job_;
+  bool is_transposed_, is_staged_;
+  std::int64_t pass_, padded_inputs_;
+  alignas(64) float sums_[kTilesPerPass * 2 * kSuperblock * kBlockTokens * kTileRows];
+  alignas(64) Element staged_[2 * kPanelTiles * kTileRows * kStagedBytes / sizeof(Element)];
+};
+
+}  // namespace
+}  // namespace headgate
+
+#endif

@@ -1,0 +1,131 @@
+"""The experts' function in one C++ call: gather, gate and up, activation, down, and the weighted combine."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+
+import torch
+from torch import Tensor
+
+from headgate.errors import BackendError
+from headgate.kernels import native
+from headgate.kernels.threads import Threads, current_threads
+
+ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu")
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+ISAS = {"best": -1, "generic": 0, "avx2": 1, "avx512": 2, "avx512_bf16": 3}
+
+_POINTER, _SIZE = ctypes.c_void_p, ctypes.c_int64
+
+
+class _Function(ctypes.Structure):
+    _fields_ = (
+        ("activation", ctypes.c_int),
+        ("is_gated", ctypes.c_int),
+        ("is_interleaved", ctypes.c_int),
+        ("clamp", ctypes.c_float),
+        ("sigmoid_slope", ctypes.c_float),
+        ("up_offset", ctypes.c_float),
+    )
+
+
+class _Matrices(ctypes.Structure):
+    _fields_ = (
+        ("data", _POINTER),
+        ("expert_stride", _SIZE),
+        ("row_stride", _SIZE),
+        ("column_stride", _SIZE),
+        ("bias", _POINTER),
+    )
+
+
+class _Experts(ctypes.Structure):
+    _fields_ = (
+        ("isa", ctypes.c_int),
+        ("dtype", ctypes.c_int),
+        ("threads", Threads),
+        ("function", _Function),
+        ("num_tokens", _SIZE),
+        ("d_model", _SIZE),
+        ("d_ff", _SIZE),
+        ("num_experts", _SIZE),
+        ("num_rows", _SIZE),
+        ("x", _POINTER),
+        ("x_stride", _SIZE),
+        ("token_of_row", _POINTER),
+        ("expert_offsets", _POINTER),
+        ("row_order", _POINTER),
+        ("token_offsets", _POINTER),
+        ("row_weights", _POINTER),
+        ("up", _Matrices),
+        ("down", _Matrices),
+    )
+
+
+@torch.library.custom_op("headgate::experts", mutates_args=(), device_types="cpu")
+def experts(
+    x: Tensor,
+    token_of_row: Tensor,
+    expert_offsets: Tensor,
+    row_order: Tensor,
+    token_offsets: Tensor,
+    row_weights: Tensor,
+    up: Tensor,
+    down: Tensor,
+    up_bias: Tensor | None,
+    down_bias: Tensor | None,
+    activation: str,
+    gated: bool,
+    interleaved: bool,
+    clamp: float | None,
+    sigmoid_slope: float,
+    up_offset: float,
+    isa: str,
+) -> Tensor:
+    """TODO."""
+    library = native.library()
+    x = x if x.stride(1) == 1 else x.contiguous()
+    up, down = _addressable(up), _addressable(down)
+    y = x.new_empty(x.shape)
+    keep = [None if bias is None else bias.contiguous() for bias in (up_bias, down_bias)]
+    problem = _Experts(
+        isa=ISAS[isa],
+        dtype=DTYPES.index(x.dtype),
+        threads=current_threads(),
+        function=_Function(
+            activation=ACTIVATIONS.index(activation),
+            is_gated=gated,
+            is_interleaved=interleaved,
+            clamp=math.inf if clamp is None else clamp,
+            sigmoid_slope=sigmoid_slope,
+            up_offset=up_offset,
+        ),
+        num_tokens=x.shape[0],
+        d_model=x.shape[1],
+        d_ff=down.shape[2],
+        num_experts=up.shape[0],
+        num_rows=token_of_row.shape[0],
+        x=x.data_ptr(),
+        x_stride=x.stride(0),
+        token_of_row=token_of_row.data_ptr(),
+        expert_offsets=expert_offsets.data_ptr(),
+        row_order=row_order.data_ptr(),
+        token_offsets=token_offsets.data_ptr(),
+        row_weights=row_weights.data_ptr(),
+        up=_matrices(up, keep[0]),
+        down=_matrices(down, keep[1]),
+    )
+    status = library.headgate_experts_forward(ctypes.byref(problem), y.data_ptr(), None)
+    if status:
+        raise BackendError(f"status {status}")
+    return y
+
+
+def _addressable(weight: Tensor) -> Tensor:
+    return weight if 1 in weight.stride()[1:] else weight.contiguous()
+
+
+def _matrices(weight: Tensor, bias: Tensor | None) -> _Matrices:
+    expert, row, column = weight.stride()
+    return _Matrices(weight.data_ptr(), expert, row, column, None if bias is None else bias.data_ptr())
