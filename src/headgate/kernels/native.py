@@ -9,7 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-ABI_VERSION = 2
+from headgate.kernels.threads import Threads
+
+ABI_VERSION = 3
 """The `HEADGATE_ABI_VERSION` of `csrc/headgate.h` that this module calls."""
 
 LIBRARY_NAME = "libheadgate.dll" if sys.platform == "win32" else "libheadgate.so"
@@ -83,3 +85,9 @@ def _declare(library: ctypes.CDLL) -> None:
     pointer, size = ctypes.c_void_p, ctypes.c_int64
     library.headgate_sort_slots.argtypes = [pointer, size, size, pointer, pointer]
     library.headgate_sort_slots.restype = ctypes.c_int
+    threads = ctypes.POINTER(Threads)
+    library.headgate_probe_read.argtypes = [pointer, size, ctypes.c_int, threads, ctypes.POINTER(ctypes.c_uint64)]
+    library.headgate_probe_read.restype = ctypes.c_int
+    options = [ctypes.c_int, ctypes.c_int, threads, ctypes.POINTER(ctypes.c_int64)]
+    library.headgate_probe_multiply.argtypes = [size, *options]
+    library.headgate_probe_multiply.restype = ctypes.c_int
