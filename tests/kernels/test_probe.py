@@ -64,6 +64,17 @@ def test_the_buffer_of_its_own_is_read(monkeypatch):
     assert probe.measure_bandwidth() > 0
 
 
+def test_one_call_that_is_held_up_does_not_end_the_search_for_a_pass(monkeypatch):
+    calls = []
+
+    def seconds(num_multiplies, dtype):
+        calls.append(num_multiplies)
+        return 1.0 if len(calls) % 5 == 1 else num_multiplies * 1e-9
+
+    monkeypatch.setattr(probe, "_seconds", seconds)
+    assert probe.peak_pass_size(torch.float32) == 1 << 24
+
+
 def test_a_buffer_is_made_of_ones():
     assert torch.equal(probe.make_read_buffer(4096), torch.ones(512, dtype=torch.int64))
 

@@ -88,6 +88,6 @@ def _declare(library: ctypes.CDLL) -> None:
     threads = ctypes.POINTER(Threads)
     library.headgate_probe_read.argtypes = [pointer, size, ctypes.c_int, threads, ctypes.POINTER(ctypes.c_uint64)]
     library.headgate_probe_read.restype = ctypes.c_int
-    options = [ctypes.c_int, ctypes.c_int, threads, ctypes.POINTER(ctypes.c_int64)]
-    library.headgate_probe_multiply.argtypes = [size, *options]
+    done = ctypes.POINTER(ctypes.c_int64)
+    library.headgate_probe_multiply.argtypes = [size, ctypes.c_int, ctypes.c_int, threads, done]
     library.headgate_probe_multiply.restype = ctypes.c_int

@@ -163,14 +163,29 @@ def measure_peak(dtype: torch.dtype) -> float:
 
 
 def peak_pass_size(dtype: torch.dtype) -> int:
-    """Find how many multiply-adds take about ten milliseconds or a little more, so that nothing but them counts."""
+    """Find how many multiply-adds take at least ten milliseconds, so that starting the threads does not count.
+
+    The fastest of several calls decides: a call that something else held up says nothing about the size.
+
+    Args:
+        dtype: as in `multiply_add`.
+
+    Returns:
+        A number to pass to `multiply_add`.
+
+    Raises:
+        InputError, BackendError: as `multiply_add`.
+    """
     num_multiplies = 1 << 20
-    while True:
-        begin = time.perf_counter()
-        multiply_add(num_multiplies, dtype)
-        if time.perf_counter() - begin >= _SHORTEST_PASS_S:
-            return num_multiplies
+    while min(_seconds(num_multiplies, dtype) for _ in range(_REPETITIONS)) < _SHORTEST_PASS_S:
         num_multiplies *= 2
+    return num_multiplies
+
+
+def _seconds(num_multiplies: int, dtype: torch.dtype) -> float:
+    begin = time.perf_counter()
+    multiply_add(num_multiplies, dtype)
+    return time.perf_counter() - begin
 
 
 def _median_rate(work: Callable[[], int]) -> float:
