@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import torch
 import typer
 from support.case import Limits, Probes, WrongResultError, check_case, time_case
-from support.contenders import DEFAULT_RIVAL, MOST_TOKENS_BATCHED
+from support.contenders import DEFAULT_RIVAL, rival_names
 from support.floor import geometric_mean, scratch_bound_bytes
 from support.memory import measure_in_fresh_process
 from support.problem import DTYPES, ROUTINGS, SHAPES, make_problem, make_weights
@@ -109,8 +109,7 @@ def run_memory(choice: dict[str, list[Any]], dtype: str, name: str) -> None:
     records, lines = [], []
     for shape, routing, num_tokens in itertools.product(choice["shapes"], choice["routings"], choice["tokens"]):
         bound = scratch_bound_bytes(SHAPES[shape], num_tokens=num_tokens)
-        rivals = ["eager", DEFAULT_RIVAL, *(["batched_mm"] if num_tokens <= MOST_TOKENS_BATCHED else [])]
-        for contender in ["headgate", *rivals]:
+        for contender in ["headgate", *rival_names(SHAPES[shape], num_tokens, DTYPES[dtype])]:
             case = {"num_tokens": num_tokens, "routing": routing, "dtype": dtype, "contender": contender}
             growth = measure_in_fresh_process(shape, **case)
             print(f"{shape}, {routing}, T = {num_tokens}, {contender}: {growth / 1e6:.1f} MB")

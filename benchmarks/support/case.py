@@ -12,7 +12,13 @@ import torch
 from torch import Tensor
 
 from headgate.kernels.probe import multiply_add, read_memory
-from support.contenders import DEFAULT_RIVAL, Contender, list_contenders
+from support.contenders import (
+    DEFAULT_RIVAL,
+    MOST_TOKENS_BATCHED,
+    Contender,
+    batched_copy_bytes,
+    list_contenders,
+)
 from support.exact import (
     choose_tokens,
     error_bound,
@@ -79,7 +85,12 @@ def check_case(problem: Problem, *, is_trained: bool, patience_s: float) -> list
         exact["x gradient"] = exact_input_gradient(problem, tokens, grad_y)
         exact["gate and up gradient"], exact["down gradient"] = exact_weight_gradients(problem, expert, grad_y)
     checked = []
-    for contender in list_contenders(problem):
+    contenders = list_contenders(problem)
+    num_tokens, dtype = problem.x.shape[0], problem.x.dtype
+    if num_tokens <= MOST_TOKENS_BATCHED and "batched_mm" not in [c.name for c in contenders]:
+        copied = batched_copy_bytes(problem.shape, num_tokens, dtype)
+        print(f"  batched_mm: left out, for it would copy {copied / 1e9:.1f} GB of weights")
+    for contender in contenders:
         begin = time.perf_counter()
         found = _run_once(contender, problem, tokens, expert, grad_y if is_trained else None)
         took = time.perf_counter() - begin

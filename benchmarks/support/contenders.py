@@ -20,6 +20,9 @@ DEFAULT_RIVAL = "grouped_mm"
 MOST_TOKENS_BATCHED = 16
 """`batched_mm` copies the weights of every slot, so it is for few tokens only."""
 
+MOST_BYTES_BATCHED = 1 << 32
+"""And for small experts: beyond 4 GiB of such copies it is left out."""
+
 _CLASSES = {"olmoe": "Olmoe", "qwen3_moe": "Qwen3Moe", "mixtral": "Mixtral"}
 
 
@@ -38,11 +41,21 @@ class Contender:
 
 
 def list_contenders(problem: Problem) -> list[Contender]:
-    """Headgate, then transformers' implementations that suit the number of tokens."""
-    names = ["eager", DEFAULT_RIVAL]
-    if problem.x.shape[0] <= MOST_TOKENS_BATCHED:
-        names.append("batched_mm")
+    """Headgate, then transformers' implementations that suit the case."""
+    names = rival_names(problem.shape, problem.x.shape[0], problem.x.dtype)
     return [headgate_contender(problem), *[transformers_contender(problem, name) for name in names]]
+
+
+def rival_names(shape: Shape, num_tokens: int, dtype: torch.dtype) -> list[str]:
+    """transformers' implementations; `batched_mm` only where its copies of the weights stay small."""
+    names = ["eager", DEFAULT_RIVAL]
+    copied = batched_copy_bytes(shape, num_tokens, dtype)
+    return [*names, "batched_mm"] if num_tokens <= MOST_TOKENS_BATCHED and copied <= MOST_BYTES_BATCHED else names
+
+
+def batched_copy_bytes(shape: Shape, num_tokens: int, dtype: torch.dtype) -> int:
+    """The copies of weights that `batched_mm` makes: those of one expert for each slot."""
+    return num_tokens * shape.top_k * shape.weights_per_expert * dtype.itemsize
 
 
 def headgate_contender(problem: Problem) -> Contender:
