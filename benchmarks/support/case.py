@@ -32,6 +32,7 @@ from support.problem import Problem
 from support.timing import Timing, time_interleaved
 
 FEWEST_ROUNDS = 3
+STEADY = 1.25  # a wider spread than this between a probe's quartiles is said
 IMPOSSIBLE_SHARE = 1.05  # medians of rounds scatter by a few per cent
 READ, MULTIPLY, FORWARD = "read probe", "multiply probe", "forward only: "
 
@@ -138,8 +139,14 @@ def time_case(
     bandwidth = probes.buffer.nbytes / times[READ].median_s
     peak = 2 * multiply_add(probes.num_multiplies, dtype) / times[MULTIPLY].median_s
     records = _make_records(problem, checked, times, bandwidth, peak, is_trained=is_trained)
+    rates = {READ: ("bandwidth", bandwidth), MULTIPLY: ("peak", peak)}
+    spreads = {name: _rate_quartiles(rate, times[probe]) for probe, (name, rate) in rates.items()}
+    for name, (lower, upper) in spreads.items():
+        if upper > STEADY * lower:
+            print(f"  {name}: quartiles {lower / 1e9:.0f} to {upper / 1e9:.0f} G/s, so the floor is uncertain")
     for record in records:
         record["probe_multiplies"], record["probe_bytes"] = probes.num_multiplies, probes.buffer.nbytes
+        record |= {f"{name}_quartiles": quartiles for name, quartiles in spreads.items()}
         if record["share_of_floor"] > IMPOSSIBLE_SHARE:
             name, share = record["contender"], record["share_of_floor"]
             print(f"  {name}: {share:.0%} of the floor is not possible; something held up the probes: run it again")
@@ -188,6 +195,11 @@ def _run_once(
         assert leaf.grad is not None
         found[name] = leaf.grad[tokens if leaf is problem.x else expert].clone()
     return found
+
+
+def _rate_quartiles(rate: float, timing: Timing) -> tuple[float, float]:
+    """The quartiles of a probe's rate, given that at its median time."""
+    return rate * timing.median_s / timing.upper_s, rate * timing.median_s / timing.lower_s
 
 
 def _make_records(
