@@ -37,8 +37,10 @@ check: setup  ## Check format, lint and types.
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: setup  ## Run every benchmark.
-	@set -e; for file in $(sort $(wildcard benchmarks/*.py)); do echo "$(BIN)/python $$file"; $(BIN)/python "$$file"; done
+bench: setup  ## Run every benchmark, long ones in their quick form.
+	@set -e; for file in $(sort $(wildcard benchmarks/*.py)); do \
+	  case "$$file" in benchmarks/experts.py) flags=--quick ;; *) flags= ;; esac; \
+	  echo "$(BIN)/python $$file $$flags"; $(BIN)/python "$$file" $$flags; done
 
 clean:  ## Remove what these commands made.
 	rm -rf $(VENV) build dist htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache

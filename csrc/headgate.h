@@ -26,7 +26,7 @@ extern "C" {
 #endif
 
 /* Raised by one whenever a signature or a contract in this file changes. The loader refuses any other value. */
-#define HEADGATE_ABI_VERSION 2
+#define HEADGATE_ABI_VERSION 3
 
 typedef enum headgate_status {
   HEADGATE_OK = 0,
@@ -139,6 +139,30 @@ typedef struct headgate_experts {
  * it does where these are separate operations. Working memory: at most 8 * (R' * F + T * D) bytes and 8 MiB, beside
  * the outputs; it is freed before the call returns. */
 HEADGATE_API int headgate_experts_forward(const headgate_experts* experts, void* y, void* up_rows);
+/* Reads memory as fast as it can be read, each thread a contiguous part: timed by the caller, a probe of the bandwidth.
+ *
+ *   data      [num_bytes]  a multiple of 8; far more than the caches hold, and written before (pages that were never
+ *                          written are all one page)
+ *   isa       a headgate_isa
+ *   checksum  out  sum of all 64-bit words modulo 2^64, which no thread count and no instruction set changes
+ *
+ * Returns HEADGATE_BAD_ARGUMENT when the size is negative or no multiple of 8, or this processor lacks the instruction
+ * set; HEADGATE_OUT_OF_MEMORY when the few bytes of scratch cannot be had. */
+HEADGATE_API int headgate_probe_read(const void* data, int64_t num_bytes, int isa, const headgate_threads* threads,
+                                     uint64_t* checksum);
+
+/* Multiplies and adds in registers, in independent chains: timed by the caller, a probe of the peak arithmetic speed.
+ *
+ *   num_multiplies  how many multiply-adds at least
+ *   dtype           a headgate_dtype: bfloat16 uses pair products of AVX512_BF16 where `isa` has them; everything
+ *                   else is float32, to which narrower operands are widened
+ *   isa             a headgate_isa
+ *   num_done        out  how many multiply-adds there were: num_multiplies rounded up to whole tasks
+ *
+ * Returns HEADGATE_BAD_ARGUMENT when the number is negative, the dtype unknown, or this processor lacks the instruction
+ * set; HEADGATE_OUT_OF_MEMORY when the few bytes of scratch cannot be had. */
+HEADGATE_API int headgate_probe_multiply(int64_t num_multiplies, int dtype, int isa, const headgate_threads* threads,
+                                         int64_t* num_done);
 
 #ifdef __cplusplus
 }

@@ -18,15 +18,30 @@ class Timing:
     rounds: int
 
 
-def time_interleaved(calls: Mapping[str, Callable[[], object]], *, rounds: int, warm_up: int = 2) -> dict[str, Timing]:
-    """Time several calls in turn, round after round, so that a slow minute hits all of them alike."""
-    samples: dict[str, list[float]] = {name: [] for name in calls}
+def time_interleaved(
+    calls: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int,
+    warm_up: int = 2,
+    between: Mapping[str, Callable[[], object]] | None = None,
+) -> dict[str, Timing]:
+    """Time several calls in turn, round after round, so that a slow minute hits all of them alike.
+
+    Args:
+        calls: what to time, once a round each.
+        rounds: at least 2, for there to be quartiles.
+        warm_up: rounds before these, not counted.
+        between: timed as well, before each of `calls`, such as what clears the caches.
+    """
+    before = dict(between or {})
+    samples: dict[str, list[float]] = {name: [] for name in (*calls, *before)}
     for index in range(warm_up + rounds):
         for name, call in calls.items():
-            begin = time.perf_counter()
-            call()
-            if index >= warm_up:
-                samples[name].append(time.perf_counter() - begin)
+            for timed, run in {**before, name: call}.items():
+                begin = time.perf_counter()
+                run()
+                if index >= warm_up:
+                    samples[timed].append(time.perf_counter() - begin)
     return {name: _summarise(values) for name, values in samples.items()}
 
 

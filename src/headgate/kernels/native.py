@@ -9,7 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-ABI_VERSION = 2
+from headgate.kernels.threads import Threads
+
+ABI_VERSION = 3
 """The `HEADGATE_ABI_VERSION` of `csrc/headgate.h` that this module calls."""
 
 LIBRARY_NAME = "libheadgate.dll" if sys.platform == "win32" else "libheadgate.so"
@@ -87,3 +89,9 @@ def _declare(library: ctypes.CDLL) -> None:
     library.headgate_best_isa.restype = ctypes.c_int
     library.headgate_experts_forward.argtypes = [pointer, pointer, pointer]
     library.headgate_experts_forward.restype = ctypes.c_int
+    threads = ctypes.POINTER(Threads)
+    library.headgate_probe_read.argtypes = [pointer, size, ctypes.c_int, threads, ctypes.POINTER(ctypes.c_uint64)]
+    library.headgate_probe_read.restype = ctypes.c_int
+    done = ctypes.POINTER(ctypes.c_int64)
+    library.headgate_probe_multiply.argtypes = [size, ctypes.c_int, ctypes.c_int, threads, done]
+    library.headgate_probe_multiply.restype = ctypes.c_int

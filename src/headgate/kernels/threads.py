@@ -19,7 +19,9 @@ class Threads(ctypes.Structure):
 def current_threads() -> Threads:
     """Return PyTorch's parallel loop and its number of threads, as `torch.set_num_threads` last set it."""
     pool = _torch_parallel_for()
-    return Threads(parallel_for=pool.address if pool.owner == os.getpid() else None, num_threads=torch.get_num_threads())
+    return Threads(
+        parallel_for=pool.address if pool.owner == os.getpid() else None, num_threads=torch.get_num_threads()
+    )
 
 
 class _Pool:
