@@ -9,8 +9,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 """The `HEADGATE_ABI_VERSION` of `csrc/headgate.h` that this module calls."""
+
+OUT_OF_MEMORY = 1
+"""`HEADGATE_OUT_OF_MEMORY`, of the statuses that a function returns; 0 is success."""
 
 LIBRARY_NAME = "libheadgate.dll" if sys.platform == "win32" else "libheadgate.so"
 
@@ -83,3 +86,5 @@ def _declare(library: ctypes.CDLL) -> None:
     pointer, size = ctypes.c_void_p, ctypes.c_int64
     library.headgate_sort_slots.argtypes = [pointer, size, size, pointer, pointer]
     library.headgate_sort_slots.restype = ctypes.c_int
+    library.headgate_route.argtypes = [pointer, pointer, pointer, pointer, ctypes.c_int]
+    library.headgate_route.restype = ctypes.c_int
