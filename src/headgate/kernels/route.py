@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from headgate.errors import BackendError, InputError
 from headgate.kernels import native
@@ -80,7 +81,9 @@ class Routed(NamedTuple):
 
 
 def runs_natively(device_type: str, x_dtype: torch.dtype, weight_dtype: torch.dtype) -> bool:
-    """Whether `route` can run on such tokens and weights here."""
+    """Whether `route` can run on such tokens and weights here: not under vmap or forward-mode differentiation."""
+    if torch._C._functorch.maybe_current_level() is not None or forward_ad._current_level >= 0:
+        return False
     choice = choose_backend("route", device_type=device_type, dtype=x_dtype)
     return choice.backend == "native" and weight_dtype in _DTYPES
 
@@ -128,13 +131,15 @@ def route(
 
 
 def _is_seen_by_python() -> bool:
-    """Whether a compiler, a tracer, a dispatch mode or a function transform wants to see each operation.
+    """Whether a compiler, a tracer or a dispatch mode wants to see each operation.
 
     Where none does, PyTorch's dispatcher is passed by: it costs more than the routing of one token.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return True
-    return torch._C._len_torch_dispatch_stack() > 0 or torch._C._functorch.maybe_current_level() is not None
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._get_tracing_state() is not None
+        or torch._C._len_torch_dispatch_stack() > 0
+    )
 
 
 def route_native(
@@ -163,7 +168,9 @@ def route_native(
     _require_sound(x, weight, bias, selection_bias, formula)
     library = native.library()
     if library is None:
-        raise BackendError(f"the native router is not available: {native.why_missing()}; to get it, {native.HOW_TO_GET}")
+        raise BackendError(
+            f"the native router is not available: {native.why_missing()}; to get it, {native.HOW_TO_GET}"
+        )
     x = x if x.stride(1) == 1 or x.shape[1] <= 1 else x.contiguous()
     weight = weight.contiguous()
     tokens = _Input(
