@@ -47,13 +47,18 @@ def choose_backend(op: Op, *, device_type: str, dtype: torch.dtype) -> BackendCh
     return BackendChoice(op=op, backend="torch", reason="float32 sums in slot order")
 
 
+_BY_OPERATIONS = "operation by operation, as in training"
+_ROUTE_NATIVE = BackendChoice(
+    op="route", backend="native", reason="one pass in C++ for top-k routers without gradients"
+)
+
+
 def _choose_route(device_type: str, dtype: torch.dtype) -> BackendChoice:
-    fallback = "operation by operation, as in training"
     if device_type != "cpu" or dtype not in _NATIVE_DTYPES:
-        return BackendChoice(op="route", backend="torch", reason=fallback)
+        return BackendChoice(op="route", backend="torch", reason=_BY_OPERATIONS)
     if native.library() is None:
-        return BackendChoice(op="route", backend="torch", reason=f"{fallback}: no native library")
-    return BackendChoice(op="route", backend="native", reason="one pass in C++ for top-k routers without gradients")
+        return BackendChoice(op="route", backend="torch", reason=f"{_BY_OPERATIONS}: no native library")
+    return _ROUTE_NATIVE
 
 
 def _choose_plan(device_type: str) -> BackendChoice:

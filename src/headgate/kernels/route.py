@@ -13,13 +13,14 @@ from torch.autograd import forward_ad
 from headgate.errors import BackendError, InputError
 from headgate.kernels import native
 from headgate.kernels.backends import choose_backend
-from headgate.kernels.threads import current_threads
+from headgate.kernels.threads import Threads, current_threads
 
 _DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 _SCORES = {"softmax": 0, "sigmoid": 1, "sqrt_softplus": 2, "linear": 3}
 _ROUNDINGS = {"float32": 0, "model": 1, "rounded": 2}
 _NORMALISATIONS = {"none": 0, "sum": 1, "softmax": 2}
 _BEST_ISA = -1
+_ONE_THREAD = Threads(parallel_for=None, num_threads=1)
 
 
 class RouterFormula(NamedTuple):
@@ -186,8 +187,8 @@ def route_native(
     routed = _allocate(x, x.shape[0], weight.shape[0], formula.top_k)
     pointers = _Pointers(*[tensor.data_ptr() for tensor in routed])
     router = _router_of(formula, weight.shape[1], weight.shape[0])
-    at = ctypes.byref
-    status = library.headgate_route(at(router), at(tokens), at(pointers), at(current_threads()), isa)
+    at, threads = ctypes.byref, _ONE_THREAD if x.shape[0] == 1 else current_threads()
+    status = library.headgate_route(at(router), at(tokens), at(pointers), at(threads), isa)
     if status == native.OUT_OF_MEMORY:
         raise MemoryError(f"no memory to route tokens of width {x.shape[1]} (status {status})")
     if status != 0:

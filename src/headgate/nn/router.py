@@ -160,16 +160,14 @@ class Router(nn.Module):
         if self.training or self.balance.has_losses or not is_covered(self.spec):
             return False
         weight, bias = self.weight, self.bias
-        if weight is None or (bias is not None and bias.dtype != weight.dtype):
-            return False
-        if torch.is_grad_enabled() and (
-            x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
-        ):
-            return False
         # A subclass, such as a weight sharded over ranks, has memory of its own kind.
-        if type(x) is not Tensor or type(weight) not in (nn.Parameter, Tensor) or weight.device != x.device:
+        if type(x) is not Tensor or type(weight) is not nn.Parameter or not (x.is_cpu and weight.is_cpu):
             return False
-        return runs_natively(x.device.type, x.dtype, weight.dtype)
+        if bias is not None and bias.dtype != weight.dtype:
+            return False
+        if torch.is_grad_enabled() and any(t.requires_grad for t in (x, weight, bias) if t is not None):
+            return False
+        return runs_natively("cpu", x.dtype, weight.dtype)
 
     def _score(self, x: Float[Tensor, "T D"], batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Raw logits, the logits that decide (with noise in training), and their scores."""
