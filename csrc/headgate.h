@@ -163,6 +163,103 @@ HEADGATE_API int headgate_probe_read(const void* data, int64_t num_bytes, int is
  * set; HEADGATE_OUT_OF_MEMORY when the few bytes of scratch cannot be had. */
 HEADGATE_API int headgate_probe_multiply(int64_t num_multiplies, int dtype, int isa, const headgate_threads* threads,
                                          int64_t* num_done);
+/* Scores from a token's logits z: exp(z) / sum exp(z); 1 / (1 + exp(-z)); sqrt(log(1 + exp(z))); z. */
+typedef enum headgate_score {
+  HEADGATE_SOFTMAX = 0,
+  HEADGATE_SIGMOID = 1,
+  HEADGATE_SQRT_SOFTPLUS = 2,
+  HEADGATE_LINEAR = 3
+} headgate_score;
+
+/* Where scores are rounded to the tokens' dtype: nowhere; before and after the score function (and between softplus
+ * and its root); after it. */
+typedef enum headgate_rounding {
+  HEADGATE_ROUND_NOTHING = 0,
+  HEADGATE_ROUND_ALL = 1,
+  HEADGATE_ROUND_RESULT = 2
+} headgate_rounding;
+
+/* Combine weights: the chosen scores; divided by their norm; the softmax of the chosen logits. */
+typedef enum headgate_normalise {
+  HEADGATE_NORMALISE_NONE = 0,
+  HEADGATE_NORMALISE_SUM = 1,
+  HEADGATE_NORMALISE_SOFTMAX = 2
+} headgate_normalise;
+
+/* A router: sizes and formula.
+ *
+ *   num_experts        E, zero-compute experts included, at least 1
+ *   top_k              K, 1 to E
+ *   score              a headgate_score
+ *   score_rounding     a headgate_rounding
+ *   round_logits       whether logits are rounded to the tokens' dtype
+ *   select_on_logits   whether the best logits are chosen, not the best scores
+ *   num_groups         divides E; 0 = no groups. Groups are equal runs of expert ids
+ *   num_kept           groups that a token may use
+ *   group_counted      a group is as good as its best so many experts together
+ *   mask_zero          experts of other groups get 0 in place of -inf, and weigh 0
+ *   normalise          a headgate_normalise
+ *   clamp_norm         epsilon is the norm's lower bound; otherwise it is added
+ *   norm_order         p of the norm, positive; 1 = the sum, infinity = the largest
+ *   epsilon, scale     weight = scale * score / norm; a norm of 0 divides by 1 */
+typedef struct headgate_router {
+  int64_t d_model, num_experts, top_k;
+  int32_t score, score_rounding, round_logits, select_on_logits;
+  int64_t num_groups, num_kept, group_counted;
+  int32_t mask_zero, normalise, clamp_norm;
+  float norm_order, epsilon, scale;
+} headgate_router;
+
+/* What a router reads. Its dtypes are headgate_dtypes.
+ *
+ *   x               [num_tokens, d_model]; token t begins x_stride elements after token t - 1
+ *   weight          [num_experts, d_model]
+ *   bias            [num_experts] in weight_dtype, added to the logits; null = none
+ *   selection_bias  [num_experts] float32, added to what is ranked; null = none */
+typedef struct headgate_router_input {
+  const void* x;
+  int64_t num_tokens, x_stride;
+  int32_t x_dtype, weight_dtype;
+  const void* weight;
+  const void* bias;
+  const float* selection_bias;
+} headgate_router_input;
+
+/* What a router decides, and the rows that follow. T = num_tokens, N = T * K slots, one row each.
+ *
+ *   logits, scores   [T, E]
+ *   expert_ids       [T, K]   best first: distinct and in range whatever the logits are. Equal values rank by expert
+ *                             id, a NaN ranks as -inf
+ *   combine_weights  [T, K]
+ *   slot_of_row      [N]      slots by expert, then in ascending order
+ *   token_of_row     [N]      slot_of_row / K
+ *   expert_offsets   [E + 1]  expert e has the rows expert_offsets[e] .. expert_offsets[e + 1]
+ *   row_order        [N]      the row of each slot
+ *   token_offsets    [T + 1]  t * K
+ *   drop_reason      [T, K]   0 */
+typedef struct headgate_routing {
+  float* logits;
+  float* scores;
+  int64_t* expert_ids;
+  float* combine_weights;
+  int64_t* slot_of_row;
+  int64_t* token_of_row;
+  int64_t* expert_offsets;
+  int64_t* row_order;
+  int64_t* token_offsets;
+  uint8_t* drop_reason;
+} headgate_routing;
+
+/* Routes tokens: logits = x weight^T + bias, scores, choice, weights and plan. Products and sums are float32. What a
+ * token gets depends on that token alone, to the bit.
+ *
+ *   isa  a headgate_isa
+ *
+ * Pointers to arrays of length 0 may be null. Returns HEADGATE_BAD_ARGUMENT for a size or an option out of range and
+ * for an instruction set that this processor lacks, HEADGATE_OUT_OF_MEMORY when there is no room for scratch: about
+ * num_threads * 24 tokens in float32. */
+HEADGATE_API int headgate_route(const headgate_router* router, const headgate_router_input* input,
+                                const headgate_routing* routing, const headgate_threads* threads, int isa);
 
 #ifdef __cplusplus
 }

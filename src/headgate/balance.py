@@ -46,6 +46,11 @@ class Balance:
             if getattr(self, field.name) < 0:
                 raise SpecError(f"balance {field.name} (={getattr(self, field.name)}) must be at least 0; 0 is off")
 
+    @property
+    def has_losses(self) -> bool:
+        """Whether any loss acts; the bias step is none."""
+        return (self.switch, self.z, self.importance, self.sequence, self.global_batch) != (0.0,) * 5
+
     @classmethod
     def named(cls, name: str) -> Balance:
         """One means of balance at the strength of the paper that introduced it.

@@ -32,6 +32,23 @@ def test_the_plan_elsewhere_is_torch(has_library, device_type):
     assert choose_backend("plan", device_type=device_type, dtype=torch.int64).backend == "torch"
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("has_library", [True, False], indirect=True)
+def test_the_router_on_a_cpu_is_native_where_the_library_is(has_library, dtype):
+    choice = choose_backend("route", device_type="cpu", dtype=dtype)
+    reason = "one pass in C++ for top-k routers without gradients"
+    fallback = "operation by operation, as in training: no native library"
+    expected = ("native", reason) if has_library else ("torch", fallback)
+    assert (choice.backend, choice.reason) == expected
+
+
+@pytest.mark.parametrize("has_library", [True], indirect=True)
+@pytest.mark.parametrize(("device_type", "dtype"), [("cuda", torch.float32), ("cpu", torch.float64)])
+def test_the_router_elsewhere_is_torch(has_library, device_type, dtype):
+    choice = choose_backend("route", device_type=device_type, dtype=dtype)
+    assert (choice.backend, choice.reason) == ("torch", "operation by operation, as in training")
+
+
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("device_type", ["cpu", "cuda"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

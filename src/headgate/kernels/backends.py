@@ -9,10 +9,12 @@ import torch
 
 from headgate.kernels import native
 
-Op: TypeAlias = Literal["plan", "experts", "combine"]
+Op: TypeAlias = Literal["route", "plan", "experts", "combine"]
 Backend: TypeAlias = Literal["native", "torch"]
 
-OPS: tuple[Op, ...] = ("plan", "experts", "combine")
+OPS: tuple[Op, ...] = ("route", "plan", "experts", "combine")
+
+_NATIVE_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,18 +30,35 @@ def choose_backend(op: Op, *, device_type: str, dtype: torch.dtype) -> BackendCh
     """Choose the backend of an operation. The operations ask this function, and so does `headgate doctor`.
 
     Args:
-        op: `plan` sorts slots by expert, `experts` runs the expert MLPs, `combine` adds up a token's rows.
+        op: `route` decides, from tokens to plan, where no gradients are needed; `plan` sorts slots by expert,
+            `experts` runs the expert MLPs, `combine` adds up a token's rows.
         device_type: as in `torch.device.type`, such as `cpu` or `cuda`.
         dtype: of the activations; `plan` reads int64 ids whatever it is.
 
     Returns:
         The choice, which depends on nothing but the arguments and what is installed.
     """
+    if op == "route":
+        return _choose_route(device_type, dtype)
     if op == "plan":
         return _choose_plan(device_type)
     if op == "experts":
         return BackendChoice(op=op, backend="torch", reason="a loop over the experts that have rows")
     return BackendChoice(op=op, backend="torch", reason="float32 sums in slot order")
+
+
+_BY_OPERATIONS = "operation by operation, as in training"
+_ROUTE_NATIVE = BackendChoice(
+    op="route", backend="native", reason="one pass in C++ for top-k routers without gradients"
+)
+
+
+def _choose_route(device_type: str, dtype: torch.dtype) -> BackendChoice:
+    if device_type != "cpu" or dtype not in _NATIVE_DTYPES:
+        return BackendChoice(op="route", backend="torch", reason=_BY_OPERATIONS)
+    if native.library() is None:
+        return BackendChoice(op="route", backend="torch", reason=f"{_BY_OPERATIONS}: no native library")
+    return _ROUTE_NATIVE
 
 
 def _choose_plan(device_type: str) -> BackendChoice:

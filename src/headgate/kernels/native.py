@@ -14,6 +14,9 @@ from headgate.kernels.threads import Threads
 ABI_VERSION = 3
 """The `HEADGATE_ABI_VERSION` of `csrc/headgate.h` that this module calls."""
 
+OUT_OF_MEMORY = 1
+"""`HEADGATE_OUT_OF_MEMORY`, of the statuses that a function returns; 0 is success."""
+
 LIBRARY_NAME = "libheadgate.dll" if sys.platform == "win32" else "libheadgate.so"
 
 # pip keeps the wheel it built without a compiler, so a plain reinstall would bring the same one back.
@@ -95,3 +98,5 @@ def _declare(library: ctypes.CDLL) -> None:
     done = ctypes.POINTER(ctypes.c_int64)
     library.headgate_probe_multiply.argtypes = [size, ctypes.c_int, ctypes.c_int, threads, done]
     library.headgate_probe_multiply.restype = ctypes.c_int
+    library.headgate_route.argtypes = [pointer, pointer, pointer, pointer, ctypes.c_int]
+    library.headgate_route.restype = ctypes.c_int

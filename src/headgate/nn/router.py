@@ -18,6 +18,8 @@ from headgate import scores as score_math
 from headgate.balance import Balance
 from headgate.errors import InputError, SpecError
 from headgate.flow import ExpertChoice, Routing, TokenChoice
+from headgate.kernels.route import runs_natively
+from headgate.nn.native_route import is_covered, route_natively
 from headgate.nn.routing import Batch, RouterState, capacity_rows, route
 from headgate.selection import make_expert_table
 from headgate.spec import RouterSpec
@@ -125,6 +127,9 @@ class Router(nn.Module):
         Raises:
             InputError: no token ids for a hash router.
         """
+        if is_padding is None and self._decides_natively(x):
+            assert self.weight is not None  # Every covered spec has one.
+            return route_natively(self.spec, x, self.weight, self.bias, self.selection_bias)
         batch = Batch(
             sequence_length=x.shape[0] if sequence_length is None else sequence_length,
             training=self.training,
@@ -147,6 +152,22 @@ class Router(nn.Module):
             is_padding=is_padding,
             losses={name: value.detach() for name, value in losses.items()},
         )
+
+    def _decides_natively(self, x: Float[Tensor, "T D"]) -> bool:
+        """Whether one native pass decides: for inference on a CPU, by a spec that it covers, with no loss to report."""
+        # Training mode without a graph may be activation checkpointing's first pass, which the second, with a graph,
+        # must repeat to the bit.
+        if self.training or self.balance.has_losses or not is_covered(self.spec):
+            return False
+        weight, bias = self.weight, self.bias
+        # A subclass, such as a weight sharded over ranks, has memory of its own kind.
+        if type(x) is not Tensor or type(weight) is not nn.Parameter or not (x.is_cpu and weight.is_cpu):
+            return False
+        if bias is not None and bias.dtype != weight.dtype:
+            return False
+        if torch.is_grad_enabled() and any(t.requires_grad for t in (x, weight, bias) if t is not None):
+            return False
+        return runs_natively("cpu", x.dtype, weight.dtype)
 
     def _score(self, x: Float[Tensor, "T D"], batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Raw logits, the logits that decide (with noise in training), and their scores."""
@@ -288,8 +309,7 @@ def _is_idle(spec: RouterSpec, balance: Balance) -> bool:
     # An epsilon of the size of a score leaves the weight its slope.
     is_divided = spec.normalise == "softmax" or (spec.normalise == "sum" and spec.epsilon < 1e-3)
     is_constant = spec.top_k == 1 and is_divided and spec.score != "ones" and spec.num_choices > 1
-    losses = (balance.switch, balance.z, balance.importance, balance.sequence, balance.global_batch)
-    return is_constant and not any(coefficient > 0 for coefficient in losses)
+    return is_constant and not balance.has_losses
 
 
 def _warn_idle(spec: RouterSpec) -> None:
