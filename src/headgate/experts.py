@@ -11,6 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from headgate.flow import DispatchPlan
+from headgate.kernels.backends import choose_backend
+from headgate.kernels.experts import experts
 from headgate.kernels.grouped import grouped_linear
 from headgate.kernels.rows import combine_rows, gather_rows
 
@@ -117,6 +119,27 @@ def run_experts(
         >>> run_experts(x, plan, combine_weights, weights, **fields, **options).tolist()
         [[1.0], [30.0]]
     """
+    if apply_to == "output" and _runs_fused(x, combine_weights, weights):
+        fused: Tensor = experts(
+            x,
+            plan.token_of_row,
+            plan.expert_offsets,
+            plan.row_order,
+            plan.token_offsets,
+            combine_weights.flatten().index_select(0, plan.slot_of_row),
+            weights.up,
+            weights.down,
+            weights.up_bias,
+            weights.down_bias,
+            activation,
+            gated,
+            interleaved,
+            clamp,
+            sigmoid_slope,
+            up_offset,
+            "best",
+        )
+        return fused
     rows = gather_rows(x, plan.token_of_row, plan.row_order, plan.token_offsets, plan.max_rows_per_token)
     row_weights = combine_weights.flatten().index_select(0, plan.slot_of_row)
     if apply_to == "input":
@@ -144,3 +167,11 @@ def run_experts(
     order = (plan.token_of_row, plan.row_order, plan.token_offsets, plan.max_rows_per_token)
     y: Tensor = combine_rows(out, row_weights, *order)
     return y
+
+
+def _runs_fused(x: Float[Tensor, "T D"], combine_weights: Float[Tensor, "A B"], weights: ExpertWeights) -> bool:
+    """Whether the one-pass kernel applies: it computes no gradients."""
+    tensors = (x, combine_weights, weights.up, weights.down, weights.up_bias, weights.down_bias)
+    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
+        return False
+    return choose_backend("experts", device_type=x.device.type, dtype=x.dtype).backend == "native"

@@ -69,7 +69,7 @@ def assert_is_plan_of(routed: route.Routed, num_experts: int) -> None:
 def assert_agrees(routed: route.Routed, spec: RouterSpec, inputs: list) -> None:
     """Equal ids where nothing hangs on rounding, close floats, and the plan that follows from the ids."""
     logits, scores, choice, _ = route_as_routing(spec, *inputs)
-    x, weight, bias, selection_bias = inputs
+    x, _, _, selection_bias = inputs
     wide = torch.float32
     logits_dtype = x.dtype if spec.linear_dtype == "model" else wide
     dtype = logits_dtype if spec.score_dtype == "float32" else x.dtype

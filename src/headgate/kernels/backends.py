@@ -43,7 +43,7 @@ def choose_backend(op: Op, *, device_type: str, dtype: torch.dtype) -> BackendCh
     if op == "plan":
         return _choose_plan(device_type)
     if op == "experts":
-        return BackendChoice(op=op, backend="torch", reason="a loop over the experts that have rows")
+        return _choose_experts(device_type, dtype)
     return BackendChoice(op=op, backend="torch", reason="float32 sums in slot order")
 
 
@@ -59,6 +59,20 @@ def _choose_route(device_type: str, dtype: torch.dtype) -> BackendChoice:
     if native.library() is None:
         return BackendChoice(op="route", backend="torch", reason=f"{_BY_OPERATIONS}: no native library")
     return _ROUTE_NATIVE
+
+
+_BY_EXPERT = "a loop over the experts that have rows"
+_EXPERTS_NATIVE = BackendChoice(
+    op="experts", backend="native", reason="one fused pass in C++ without gradients, and a loop over experts with them"
+)
+
+
+def _choose_experts(device_type: str, dtype: torch.dtype) -> BackendChoice:
+    if device_type != "cpu" or dtype not in _NATIVE_DTYPES:
+        return BackendChoice(op="experts", backend="torch", reason=_BY_EXPERT)
+    if native.library() is None:
+        return BackendChoice(op="experts", backend="torch", reason=f"{_BY_EXPERT}: no native library")
+    return _EXPERTS_NATIVE
 
 
 def _choose_plan(device_type: str) -> BackendChoice:

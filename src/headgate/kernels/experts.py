@@ -1,4 +1,7 @@
-"""The experts' function in one C++ call: gather, gate and up, activation, down, and the weighted combine."""
+"""The experts' function in one C++ call: gather, gate and up, activation, down, and the weighted combine.
+
+Weights are read where they lie. A token's output has the same bits alone and in any batch, with any number of threads.
+"""
 
 from __future__ import annotations
 
@@ -83,12 +86,35 @@ def experts(
     up_offset: float,
     isa: str,
 ) -> Tensor:
-    """TODO."""
+    """Run each expert on its rows and add up each token's weighted outputs, on the CPU and without a gradient.
+
+    Args:
+        x: [T, D] float32, float16 or bfloat16.
+        token_of_row, expert_offsets, row_order, token_offsets: int64, of a `DispatchPlan`; rows from
+            `expert_offsets[E]` on return their input.
+        row_weights: [R], each row's combine weight.
+        up: [E, 2F, D] or [E, F, D], dtype of `x`; may be a transposed view.
+        down: [E, D, F], likewise.
+        up_bias, down_bias: [E, 2F] or [E, F], and [E, D], dtype of `x`, or None.
+        activation, gated, interleaved, clamp, sigmoid_slope, up_offset: see `ExpertSpec`.
+        isa: a key of `ISAS`.
+
+    Returns:
+        [T, D] in the dtype of `x`.
+
+    Raises:
+        BackendError: the library is missing, or this processor lacks the instruction set.
+        MemoryError: no room for the rows' intermediate results.
+    """
     library = native.library()
+    if library is None:
+        raise BackendError(f"the native experts are not available: {native.why_missing()}; {native.HOW_TO_GET}")
     x = x if x.stride(1) == 1 else x.contiguous()
     up, down = _addressable(up), _addressable(down)
     y = x.new_empty(x.shape)
+    weights_of_rows = row_weights.to(torch.float32).contiguous()
     keep = [None if bias is None else bias.contiguous() for bias in (up_bias, down_bias)]
+    indices = [index.contiguous() for index in (token_of_row, expert_offsets, row_order, token_offsets)]
     problem = _Experts(
         isa=ISAS[isa],
         dtype=DTYPES.index(x.dtype),
@@ -108,18 +134,25 @@ def experts(
         num_rows=token_of_row.shape[0],
         x=x.data_ptr(),
         x_stride=x.stride(0),
-        token_of_row=token_of_row.data_ptr(),
-        expert_offsets=expert_offsets.data_ptr(),
-        row_order=row_order.data_ptr(),
-        token_offsets=token_offsets.data_ptr(),
-        row_weights=row_weights.data_ptr(),
+        token_of_row=indices[0].data_ptr(),
+        expert_offsets=indices[1].data_ptr(),
+        row_order=indices[2].data_ptr(),
+        token_offsets=indices[3].data_ptr(),
+        row_weights=weights_of_rows.data_ptr(),
         up=_matrices(up, keep[0]),
         down=_matrices(down, keep[1]),
     )
     status = library.headgate_experts_forward(ctypes.byref(problem), y.data_ptr(), None)
+    if status == native.OUT_OF_MEMORY:
+        raise MemoryError(f"no memory for the intermediate results of {token_of_row.shape[0]} rows; pass fewer tokens")
     if status:
-        raise BackendError(f"status {status}")
+        raise BackendError(f"isa (={isa!r}) can't run on this processor, or sizes don't match; use isa='best'")
     return y
+
+
+@experts.register_fake
+def _(x: Tensor, *_: object) -> Tensor:
+    return x.new_empty(x.shape)
 
 
 def _addressable(weight: Tensor) -> Tensor:
