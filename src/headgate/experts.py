@@ -11,8 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from headgate.flow import DispatchPlan
-from headgate.kernels.backends import choose_backend
-from headgate.kernels.experts import experts
+from headgate.kernels.experts import experts, runs_natively
 from headgate.kernels.grouped import grouped_linear
 from headgate.kernels.rows import combine_rows, gather_rows
 
@@ -174,4 +173,4 @@ def _runs_fused(x: Float[Tensor, "T D"], combine_weights: Float[Tensor, "A B"], 
     tensors = (x, combine_weights, weights.up, weights.down, weights.up_bias, weights.down_bias)
     if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
         return False
-    return choose_backend("experts", device_type=x.device.type, dtype=x.dtype).backend == "native"
+    return runs_natively(x.device.type, x.dtype)

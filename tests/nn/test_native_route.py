@@ -165,7 +165,7 @@ def test_every_covered_family_is_the_oracles(name, pattern):
 
 
 @given(case=strategies.cases())
-@settings(max_examples=200, suppress_health_check=[HealthCheck.filter_too_much])
+@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.filter_too_much])
 def test_any_covered_router_is_the_oracles(case):
     case = dataclasses.replace(case, training=False, padding=False)
     assume(is_covered(case.router))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from headgate.errors import BackendError
 from headgate.kernels import native
+from headgate.kernels.backends import choose_backend
 from headgate.kernels.threads import Threads, current_threads
 
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu")
@@ -64,6 +65,15 @@ class _Experts(ctypes.Structure):
         ("up", _Matrices),
         ("down", _Matrices),
     )
+
+
+def runs_natively(device_type: str, dtype: torch.dtype) -> bool:
+    """Whether `experts` is the backend for such tokens here."""
+    return choose_backend("experts", device_type=device_type, dtype=dtype).backend == "native"
+
+
+# Compiled code takes the answer as it is: to look for a library is nothing to trace (see `route.py`).
+runs_natively._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @torch.library.custom_op("headgate::experts", mutates_args=(), device_types="cpu")

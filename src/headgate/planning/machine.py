@@ -112,7 +112,7 @@ def describe_machine() -> MachineReport:
 
     Example:
         >>> describe_machine().backends[0].op
-        'plan'
+        'route'
     """
     gpus = describe_gpus()
     return MachineReport(
