@@ -14,7 +14,11 @@ template <typename Element, int rows, int num_tokens>
 HEADGATE_INLINE void multiply_tile(const Element* weight, int64_t d_model, const float* tokens, float* sums,
                                    int64_t sums_stride) {
   const int64_t token_stride = pad_to_lanes(d_model);
-  Floats total[rows][num_tokens] = {};
+  Floats total[rows][num_tokens];
+  for (int r = 0; r < rows; ++r) {
+    // Not `= {}`, which GCC 12 does in memory.
+    for (int t = 0; t < num_tokens; ++t) total[r][t] = all(0.0f);
+  }
   int64_t i = 0;
   for (; i + kLanes <= d_model; i += kLanes) {
     Floats x[num_tokens];

@@ -172,24 +172,30 @@ def test_any_covered_router_is_the_oracles(case):
     check_against_oracle(case, torch.float32)
 
 
-@pytest.mark.parametrize("name", ["mixtral", "deepseek_v3", "gpt_oss", "llama4", "deepseek_v4"])
-def test_inference_compiles_into_one_graph(name, uninstrumented):
-    library = uninstrumented("headgate")
-    torch.manual_seed(0)
-    layer = library.MoE.from_family(name, D, F, num_experts=16, top_k=4).eval()
-    operators = []
+COMPILES = """
+import torch
+import headgate
+from headgate.kernels import native
 
-    def keep(graph, inputs):
-        operators.extend(str(node.target) for node in graph.graph.nodes)
-        return graph
+def compile_and_count(graph, inputs):
+    counted.append(sum("headgate.route" in str(node.target) for node in graph.graph.nodes))
+    return graph
 
+for name in ("mixtral", "deepseek_v3", "gpt_oss", "llama4", "deepseek_v4"):
+    torch._dynamo.reset()
+    counted = []
+    layer = headgate.MoE.from_family(name, 16, 24, num_experts=16, top_k=4).eval()
+    watched = torch.compile(layer, fullgraph=True, backend=compile_and_count)
+    lowered = torch.compile(layer, fullgraph=True, backend="aot_eager", dynamic=True)
     with torch.no_grad():
-        x = torch.randn(2, 5, D)
-        expected = layer(x)
-        torch._dynamo.reset()
-        torch.testing.assert_close(torch.compile(layer, fullgraph=True, backend=keep)(x), expected)
-        run = torch.compile(layer, fullgraph=True, backend="aot_eager", dynamic=True)
         for tokens in (5, 12):
-            x = torch.randn(2, tokens, D)
-            torch.testing.assert_close(run(x), layer(x))
-    assert any("headgate.route" in name for name in operators) == (native.library() is not None)
+            x = torch.randn(2, tokens, 16)
+            torch.testing.assert_close(watched(x), layer(x))
+            torch.testing.assert_close(lowered(x), layer(x))
+    assert set(counted) == {int(native.library() is not None)}, (name, counted)
+"""
+
+
+# Alone in its process: torch.compile keeps what it knows of modules that the other tests import afresh.
+def test_inference_compiles_into_one_graph(run_fresh):
+    run_fresh(f"import warnings; warnings.simplefilter('ignore')\n{COMPILES}")
