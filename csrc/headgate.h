@@ -26,7 +26,7 @@ extern "C" {
 #endif
 
 /* Raised by one whenever a signature or a contract in this file changes. The loader refuses any other value. */
-#define HEADGATE_ABI_VERSION 3
+#define HEADGATE_ABI_VERSION 4
 
 typedef enum headgate_status {
   HEADGATE_OK = 0,
@@ -139,6 +139,36 @@ typedef struct headgate_experts {
  * it does where these are separate operations. Working memory: at most 8 * (R' * F + T * D) bytes and 8 MiB, beside
  * the outputs; it is freed before the call returns. */
 HEADGATE_API int headgate_experts_forward(const headgate_experts* experts, void* y, void* up_rows);
+
+/* The experts' gradients, from that of y. All but `row_weights` are of the experts' dtype and contiguous; outputs that
+ * are null are not computed. An expert without rows gets zeros.
+ *
+ *   dy           [T, D]    rows dy_stride apart
+ *   up_rows      [R', U]   what headgate_experts_forward gave
+ *   dx           [T, D]    out
+ *   row_weights  [R]       out
+ *   up           [E, U, D] out
+ *   up_bias      [E, U]    out
+ *   down         [E, D, F] out
+ *   down_bias    [E, D]    out */
+typedef struct headgate_gradients {
+  const void* dy;
+  int64_t dy_stride;
+  const void* up_rows;
+  void* dx;
+  float* row_weights;
+  void* up;
+  void* up_bias;
+  void* down;
+  void* down_bias;
+} headgate_gradients;
+
+/* Computes the gradients of headgate_experts_forward, which saw the same `experts`. Sums are float32 and their order
+ * depends on neither the number of threads nor, but for the gradients of the weights, on the other tokens. No gradient
+ * passes where the function cuts a value. Working memory, beside the outputs: at most 12 * (R' * F + T * D) bytes,
+ * what one expert's rows need (6 * (D + F) elements each), and 12 MiB. */
+HEADGATE_API int headgate_experts_backward(const headgate_experts* experts, const headgate_gradients* gradients);
+
 /* Reads memory as fast as it can be read, each thread a contiguous part: timed by the caller, a probe of the bandwidth.
  *
  *   data      [num_bytes]  a multiple of 8; far more than the caches hold, and written before (pages that were never

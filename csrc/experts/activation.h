@@ -122,6 +122,33 @@ inline void activate_plain(const float* up, float* hidden, int size, const headg
   for (int i = 0; i < size; ++i) hidden[i] = activate<kActivation>(up[i], slope);
 }
 
+// The gradients of gate and up, given that of the hidden units; and the hidden units again. A cut value passes none on.
+template <int kActivation>
+inline void differentiate_gated(const float* gate, const float* up, const float* d_hidden, float* d_gate, float* d_up,
+                                float* hidden, int size, const headgate_function& f) {
+  const float limit = f.clamp, slope = f.sigmoid_slope, offset = f.up_offset;
+  for (int i = 0; i < size; ++i) {
+    const float g = gate[i] > limit ? limit : gate[i];
+    const float capped = up[i] > limit ? limit : up[i];
+    const float u = capped < -limit ? -limit : capped;
+    const float activated = activate<kActivation>(g, slope);
+    hidden[i] = activated * (u + offset);
+    const float through_gate = d_hidden[i] * (u + offset) * derivative<kActivation>(g, slope);
+    d_gate[i] = gate[i] > limit ? 0.0f : through_gate;
+    d_up[i] = magnitude(up[i]) > limit ? 0.0f : d_hidden[i] * activated;
+  }
+}
+
+template <int kActivation>
+inline void differentiate_plain(const float* up, const float* d_hidden, float* d_up, float* hidden, int size,
+                                const headgate_function& f) {
+  const float slope = f.sigmoid_slope;
+  for (int i = 0; i < size; ++i) {
+    hidden[i] = activate<kActivation>(up[i], slope);
+    d_up[i] = d_hidden[i] * derivative<kActivation>(up[i], slope);
+  }
+}
+
 // Runs `call` with the function's activation as a constant.
 #define HEADGATE_FOR_ACTIVATION(activation, call) \
   switch (activation) {                           \
@@ -146,6 +173,20 @@ inline void apply_function(const float* gate, const float* up, float* hidden, in
 #undef HEADGATE_CALL
   } else {
 #define HEADGATE_CALL(activation) activate_plain<activation>(up, hidden, size, f)
+    HEADGATE_FOR_ACTIVATION(f.activation, HEADGATE_CALL)
+#undef HEADGATE_CALL
+  }
+}
+
+// The gradient of apply_function; without a gate, that of `up` is in `d_gate`.
+inline void differentiate_function(const float* gate, const float* up, const float* d_hidden, float* d_gate,
+                                   float* d_up, float* hidden, int size, const headgate_function& f) {
+  if (f.is_gated) {
+#define HEADGATE_CALL(activation) differentiate_gated<activation>(gate, up, d_hidden, d_gate, d_up, hidden, size, f)
+    HEADGATE_FOR_ACTIVATION(f.activation, HEADGATE_CALL)
+#undef HEADGATE_CALL
+  } else {
+#define HEADGATE_CALL(activation) differentiate_plain<activation>(up, d_hidden, d_gate, hidden, size, f)
     HEADGATE_FOR_ACTIVATION(f.activation, HEADGATE_CALL)
 #undef HEADGATE_CALL
   }

@@ -1,5 +1,5 @@
 #include "isa_avx512.h"
-#include "phases.h"
+#include "kernels.h"
 
 namespace headgate {
 

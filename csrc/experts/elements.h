@@ -79,11 +79,24 @@ inline void narrow(float value, Half* to) {
 #endif
 }
 
+template <class A, class B>
+struct IsSame {
+  static constexpr bool value = false;
+};
+template <class A>
+struct IsSame<A, A> {
+  static constexpr bool value = true;
+};
+
 template <typename To, typename From>
 inline To convert(From value) {
-  To result;
-  narrow(widen(value), &result);
-  return result;
+  if constexpr (IsSame<To, From>::value) {
+    return value;
+  } else {
+    To result;
+    narrow(widen(value), &result);
+    return result;
+  }
 }
 
 // What a value becomes in storage of type S, as float32: half precision overflows to infinity there.

@@ -1,17 +1,10 @@
 // The forward of the experts: plans the work, then runs its phases.
 #include <algorithm>
-#include <cstddef>
-#include <cstdlib>
-#include <memory>
+#include <deque>
 #include <new>
-#include <vector>
-
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 
 #include "../cpu.h"
-#include "job.h"
+#include "layout.h"
 
 namespace headgate {
 
@@ -27,118 +20,48 @@ const ExpertsKernels* find_experts_kernels(int isa, int dtype) {
 
 namespace {
 
-constexpr std::int64_t kAlignment = 64;
-constexpr std::int64_t kHugePage = std::int64_t{2} << 20;
-constexpr std::int64_t kMostRowsPerPiece = 768;
-constexpr std::int64_t kSmallBytes = std::int64_t{4} << 20;  // buffers up to this size are not split
-constexpr std::int64_t kTileOutputs = 8;
-
-struct FreeAligned {
-  void operator()(void* pointer) const { std::free(pointer); }
-};
-using Buffer = std::unique_ptr<void, FreeAligned>;
-
-// Room for `bytes` and for the loads that run over the end of the last block. Large buffers ask for large pages: the
-// system clears and maps these several times as fast.
-Buffer allocate(std::int64_t bytes) {
-  const std::int64_t alignment = bytes >= kHugePage ? kHugePage : kAlignment;
-  const std::size_t size = static_cast<std::size_t>(round_up(bytes + 4 * kAlignment, alignment));
-  Buffer buffer(std::aligned_alloc(static_cast<std::size_t>(alignment), size));
-#if defined(MADV_HUGEPAGE)
-  if (buffer && alignment == kHugePage) madvise(buffer.get(), size, MADV_HUGEPAGE);
-#endif
-  return buffer;
-}
-
-struct Group {
-  std::int64_t first_piece, num_pieces, num_blocks, packed_rows;
-};
-
-struct Geometry {
-  std::vector<Piece> pieces;
-  std::vector<Group> groups;
-  std::int64_t packed_rows = 0;
-  std::int64_t most_group_rows = 0;
-};
-
-// Cuts the rows of all experts into pieces, and these into groups whose packed inputs fit the given number of rows.
-Geometry lay_out(const headgate_experts& e, const Packing& packing, std::int64_t rows_per_group) {
-  Geometry geometry;
-  Group group{0, 0, 0, 0};
-  const auto close = [&] {
-    if (group.num_pieces > 0) geometry.groups.push_back(group);
-    geometry.most_group_rows = std::max(geometry.most_group_rows, group.packed_rows);
-    group = {static_cast<std::int64_t>(geometry.pieces.size()), 0, 0, 0};
-  };
-  for (std::int64_t expert = 0; expert < e.num_experts; ++expert) {
-    const std::int64_t end = e.expert_offsets[expert + 1];
-    for (std::int64_t row = e.expert_offsets[expert]; row < end; row += kMostRowsPerPiece) {
-      const std::int64_t num_rows = std::min(kMostRowsPerPiece, end - row);
-      const std::int64_t padded = headgate::packed_rows(num_rows, packing);
-      if (group.packed_rows + padded > rows_per_group) close();
-      geometry.pieces.push_back({expert, row, num_rows, geometry.packed_rows, group.packed_rows, group.num_blocks});
-      geometry.packed_rows += padded;
-      group.packed_rows += padded;
-      group.num_blocks += count_blocks(num_rows, packing);
-      ++group.num_pieces;
-    }
-  }
-  close();
-  return geometry;
-}
-
-void set_tasks(ExpertsJob& job, std::int64_t num_outputs, std::int64_t num_inputs) {
-  job.tiles_per_task = num_inputs <= 2048 ? 8 : 4;
-  job.tasks_per_piece = divide_up(divide_up(num_outputs, kTileOutputs), job.tiles_per_task);
-}
-
-bool is_valid(const headgate_experts& e) {
-  const auto is_strided = [](const headgate_matrices& m) { return m.row_stride == 1 || m.column_stride == 1; };
-  return e.num_tokens >= 0 && e.d_model > 0 && e.d_ff > 0 && e.num_experts >= 0 && e.num_rows >= 0 &&
-         is_strided(e.up) && is_strided(e.down);
+Projection up_projection(const headgate_experts& e, const Pieces& pieces, const void* packed) {
+  const bool is_interleaved = e.function.is_gated && e.function.is_interleaved;
+  Projection p{pieces, e.up, e.d_model, 0, e.d_ff, e.function.is_gated ? 2 : 1, is_interleaved ? 2 : 1,
+               is_interleaved ? 1 : e.d_ff, packed, 0, 0};
+  set_tasks(p);
+  return p;
 }
 
 int run(const headgate_experts& e, const ExpertsKernels& kernels, void* y, void* up_rows) {
   const Packing& packing = kernels.packing;
-  const std::int64_t num_computed = e.expert_offsets[e.num_experts];
-  const std::int64_t x_row_bytes = round_up(e.d_model, packing.chunk()) * packing.element_bytes;
-  const std::int64_t hidden_row_bytes = round_up(e.d_ff, packing.chunk()) * packing.element_bytes;
-  const std::int64_t budget = std::max(kSmallBytes, 4 * (num_computed * e.d_ff + e.num_tokens * e.d_model));
-  const Geometry geometry = lay_out(e, packing, std::max(budget / x_row_bytes, kMostRowsPerPiece));
+  const std::int64_t x_row_bytes = packed_row_bytes(e.d_model, packing);
+  const Geometry geometry = lay_out(e, packing, std::max(budget_of(e) / x_row_bytes, kMostRowsPerPiece), false);
 
   // The packed inputs are dead when the first outputs are written, so both use the same memory.
-  const std::int64_t row_bytes = std::max<std::int64_t>(num_computed, 1) * static_cast<std::int64_t>(sizeof(float));
-  const std::int64_t shared_bytes = std::max(kSmallBytes, geometry.most_group_rows * x_row_bytes);
-  const std::int64_t most_columns = std::max(shared_bytes / row_bytes / 64 * 64, std::int64_t{64});
-  const std::int64_t width = std::min(e.d_model, most_columns);
-  const Buffer shared = allocate(std::max(geometry.most_group_rows * x_row_bytes, row_bytes * width));
-  const Buffer hidden = allocate(geometry.packed_rows * hidden_row_bytes);
-  if (!shared || !hidden) return HEADGATE_OUT_OF_MEMORY;
+  const std::int64_t x_bytes = geometry.most_group_rows * x_row_bytes;
+  const std::int64_t width = slab_width(e, x_bytes);
+  const std::int64_t slab_bytes = e.expert_offsets[e.num_experts] * width * std::int64_t{sizeof(float)};
+  const Buffer shared = allocate(std::max(x_bytes, slab_bytes));
+  const Buffer hidden = allocate(geometry.packed_rows * packed_row_bytes(e.d_ff, packing));
+  float* const outputs = static_cast<float*>(shared.get());
 
-  const std::size_t num_slabs = static_cast<std::size_t>(divide_up(e.d_model, width));
-  std::vector<ExpertsJob> jobs;
+  // Phases keep the addresses of their jobs.
+  std::deque<PackJob> packs;
+  std::deque<UpJob> ups;
+  std::deque<RowsJob> downs;
+  std::deque<CombineJob> combines;
   std::vector<Phase> phases;
-  jobs.reserve(geometry.groups.size() + num_slabs);
-  const ExpertsJob base{&e, geometry.pieces.data(), static_cast<std::int64_t>(geometry.pieces.size()), 0, 0,
-                        shared.get(), hidden.get(), up_rows, static_cast<float*>(shared.get()), 0, width, y, 0};
   for (const Group& group : geometry.groups) {
-    jobs.push_back(base);
-    ExpertsJob& job = jobs.back();
-    job.pieces = base.pieces + group.first_piece;
-    job.num_pieces = group.num_pieces;
-    set_tasks(job, e.d_ff, e.d_model);
-    phases.push_back({kernels.pack, &job, group.num_blocks});
-    phases.push_back({kernels.up, &job, group.num_pieces * job.tasks_per_piece});
+    const Pieces pieces = pieces_of(geometry, group, true);
+    packs.push_back({pieces, {e.x, e.x_stride, e.token_of_row, 0}, e.d_model, shared.get()});
+    ups.push_back({&e, up_projection(e, pieces, shared.get()), hidden.get(), up_rows});
+    phases.push_back({kernels.pack, &packs.back(), group.num_blocks});
+    phases.push_back({kernels.up, &ups.back(), count_tasks(ups.back().projection)});
   }
   for (std::int64_t begin = 0; begin < e.d_model; begin += width) {
-    jobs.push_back(base);
-    ExpertsJob& job = jobs.back();
-    job.begin = begin;
-    job.width = std::min(width, e.d_model - begin);
-    job.tokens_per_task = std::max<std::int64_t>(1, (1 << 16) / job.width);
-    set_tasks(job, job.width, e.d_ff);
-    phases.push_back({kernels.down, &job, base.num_pieces * job.tasks_per_piece});
-    phases.push_back({kernels.combine, &job, divide_up(e.num_tokens, job.tokens_per_task)});
+    const std::int64_t size = std::min(width, e.d_model - begin);
+    Projection down{all_pieces(geometry), e.down, e.d_ff, begin, size, 1, 1, 0, hidden.get(), 0, 0};
+    set_tasks(down);
+    downs.push_back({down, e.d_model, outputs});
+    combines.push_back({&e, outputs, true, e.x, e.x_stride, begin, size, y, tokens_per_task(size)});
+    phases.push_back({kernels.rows, &downs.back(), count_tasks(down)});
+    phases.push_back({kernels.combine, &combines.back(), divide_up(e.num_tokens, tokens_per_task(size))});
   }
   return run_phases(e.threads, phases.data(), static_cast<int>(phases.size()));
 }

@@ -1,4 +1,4 @@
-#include "phases.h"
+#include "kernels.h"
 
 namespace headgate {
 namespace {
@@ -17,6 +17,11 @@ struct Generic {
   static Sum zero() { return {{0.0f, 0.0f, 0.0f, 0.0f}}; }
   static Vector load(const float* from) { return {{from[0], from[1], from[2], from[3]}}; }
   static Vector broadcast(const float* from) { return load(from); }
+  static Vector broadcast_pair(const float* from) { return {{from[0], from[0], from[0], from[0]}}; }
+
+  static void store(Sum sum, float* to, bool add) {
+    for (int i = 0; i < 4; ++i) to[i] = add ? to[i] + sum.value[i] : sum.value[i];
+  }
 
   static Sum multiply_add(Vector x, Vector w, Sum sum) {
     for (int i = 0; i < 4; ++i) sum.value[i] += x.value[i] * w.value[i];

@@ -14,6 +14,9 @@ struct Avx512Sums {
   static constexpr int kLaneTokens = 4, kMaxVectors = 3, kRows = 8;
 
   static Sum zero() { return _mm512_setzero_ps(); }
+  static void store(Sum sum, float* to, bool add) {
+    _mm512_storeu_ps(to, add ? _mm512_add_ps(_mm512_loadu_ps(to), sum) : sum);
+  }
 
   static void store_sums(Sum a, Sum b, Sum c, Sum d, float* to, bool add) {
     const Sum ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
@@ -21,14 +24,14 @@ struct Avx512Sums {
     const __m512d low = _mm512_unpacklo_pd(_mm512_castps_pd(ab), _mm512_castps_pd(cd));
     const __m512d high = _mm512_unpackhi_pd(_mm512_castps_pd(ab), _mm512_castps_pd(cd));
     const Sum abcd = _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
-    store(_mm512_castps512_ps128(abcd), to, add);
-    store(_mm512_extractf32x4_ps(abcd, 1), to + 8, add);
-    store(_mm512_extractf32x4_ps(abcd, 2), to + 16, add);
-    store(_mm512_extractf32x4_ps(abcd, 3), to + 24, add);
+    store_four(_mm512_castps512_ps128(abcd), to, add);
+    store_four(_mm512_extractf32x4_ps(abcd, 1), to + 8, add);
+    store_four(_mm512_extractf32x4_ps(abcd, 2), to + 16, add);
+    store_four(_mm512_extractf32x4_ps(abcd, 3), to + 24, add);
   }
 
  private:
-  static void store(__m128 sums, float* to, bool add) {
+  static void store_four(__m128 sums, float* to, bool add) {
     _mm_storeu_ps(to, add ? _mm_add_ps(_mm_loadu_ps(to), sums) : sums);
   }
 };
@@ -40,6 +43,7 @@ struct Avx512 : Avx512Sums {
 
   static Vector load(const float* from) { return _mm512_loadu_ps(from); }
   static Vector broadcast(const float* from) { return _mm512_broadcast_f32x4(_mm_loadu_ps(from)); }
+  static Vector broadcast_pair(const float* from) { return _mm512_set1_ps(*from); }
   static Sum multiply_add(Vector x, Vector w, Sum sum) { return _mm512_fmadd_ps(x, w, sum); }
 };
 
@@ -52,6 +56,11 @@ struct Avx512Bf16 : Avx512Sums {
   static Vector load(const Bf16* from) { return _mm512_loadu_si512(from); }
   static Vector broadcast(const Bf16* from) {
     return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+  }
+  static Vector broadcast_pair(const Bf16* from) {
+    std::int32_t pair;
+    std::memcpy(&pair, from, sizeof pair);
+    return _mm512_set1_epi32(pair);
   }
   static Sum multiply_add(Vector x, Vector w, Sum sum) {
     return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(x), reinterpret_cast<__m512bh>(w));
@@ -77,15 +86,15 @@ struct Avx512Bf16 : Avx512Sums {
       b[2 * i + 1] = _mm512_unpackhi_epi64(a[i], a[i + 4]);
     }
     for (int r = 0; r < 8; ++r) {
-      store(to + r * to_stride, _mm512_castsi512_si128(b[r]));
-      store(to + (r + 8) * to_stride, _mm512_extracti32x4_epi32(b[r], 1));
-      store(to + (r + 16) * to_stride, _mm512_extracti32x4_epi32(b[r], 2));
-      store(to + (r + 24) * to_stride, _mm512_extracti32x4_epi32(b[r], 3));
+      store_eight(to + r * to_stride, _mm512_castsi512_si128(b[r]));
+      store_eight(to + (r + 8) * to_stride, _mm512_extracti32x4_epi32(b[r], 1));
+      store_eight(to + (r + 16) * to_stride, _mm512_extracti32x4_epi32(b[r], 2));
+      store_eight(to + (r + 24) * to_stride, _mm512_extracti32x4_epi32(b[r], 3));
     }
   }
 
  private:
-  static void store(Bf16* to, __m128i values) { _mm_storeu_si128(reinterpret_cast<__m128i*>(to), values); }
+  static void store_eight(Bf16* to, __m128i values) { _mm_storeu_si128(reinterpret_cast<__m128i*>(to), values); }
 };
 #endif
 

@@ -3,48 +3,11 @@
 #define HEADGATE_EXPERTS_PHASES_H
 
 #include "activation.h"
+#include "pack.h"
 #include "project.h"
 
 namespace headgate {
 namespace {
-
-// The piece that holds a block of the group.
-inline const Piece& piece_of_block(const ExpertsJob& job, std::int64_t block) {
-  std::int64_t low = 0, high = job.num_pieces;
-  while (high - low > 1) {
-    const std::int64_t middle = low + (high - low) / 2;
-    (job.pieces[middle].first_block <= block ? low : high) = middle;
-  }
-  return job.pieces[low];
-}
-
-// Packs one block of tokens: [chunks][rows][chunk].
-template <class Isa, class S>
-void pack_block(const ExpertsJob& job, std::int64_t task) {
-  using Element = typename Isa::Element;
-  constexpr std::int64_t kChunk = chunk_of<Isa>();
-  const headgate_experts& e = *job.experts;
-  const Piece& piece = piece_of_block(job, task);
-  const Block block = block_at(piece.num_rows, task - piece.first_block, packing_of<Isa>());
-  const std::int64_t padded = round_up(e.d_model, kChunk);
-  Element* to = static_cast<Element*>(job.packed_x) + (piece.group_row + block.begin) * padded;
-  const S* tokens[Isa::kLaneTokens * Isa::kMaxVectors];
-  for (std::int64_t i = 0; i < block.num_rows; ++i) {
-    tokens[i] = static_cast<const S*>(e.x) + e.token_of_row[piece.row + block.begin + i] * e.x_stride;
-  }
-  for (std::int64_t k = 0; k < e.d_model; k += kChunk, to += block.packed_rows * kChunk) {
-    const std::int64_t size = k + kChunk <= e.d_model ? kChunk : e.d_model - k;
-    for (std::int64_t i = 0; i < block.num_rows; ++i) {
-      Element* const chunk = to + i * kChunk;
-      if (size == kChunk) {
-        for (std::int64_t j = 0; j < kChunk; ++j) chunk[j] = convert<Element>(tokens[i][k + j]);
-      } else {
-        for (std::int64_t j = 0; j < kChunk; ++j) chunk[j] = j < size ? convert<Element>(tokens[i][k + j]) : Element{};
-      }
-    }
-    for (std::int64_t i = block.num_rows * kChunk; i < block.packed_rows * kChunk; ++i) to[i] = Element{};
-  }
-}
 
 // values = sums + bias, as storage of type S would hold it: half precision rounds, and overflows, where the operations
 // are separate ones; the wider exponents keep float32. Returns `sums` itself where there is nothing to do.
@@ -110,60 +73,55 @@ inline void store_rows(const float* values, std::int64_t num_rows, std::int64_t 
 // Gate and up, then the nonlinearity.
 template <class Isa, class S>
 void run_up(const void* context, TaskQueue& tasks) {
-  const ExpertsJob& job = *static_cast<const ExpertsJob*>(context);
+  const UpJob& job = *static_cast<const UpJob*>(context);
   const headgate_experts& e = *job.experts;
-  const headgate_function& f = e.function;
-  const int halves = f.is_gated ? 2 : 1;
-  const std::int64_t step = f.is_gated && f.is_interleaved ? 2 : 1, offset = f.is_interleaved ? 1 : e.d_ff;
-  const std::int64_t width = halves * e.d_ff;
-  const Projection projection{e.up, e.d_model, 0, e.d_ff, halves, step, offset, job.packed_x, true};
-  const std::int64_t padded = round_up(e.d_ff, chunk_of<Isa>());
-  Projector<Isa, S> projector(projection, job);
+  const Projection& p = job.projection;
+  const std::int64_t width = p.halves * e.d_ff, padded = round_up(e.d_ff, chunk_of<Isa>());
+  Projector<Isa, S> projector(p);
   projector.run(tasks, [&](const Piece& piece, const Block& block, std::int64_t output, std::int64_t num_outputs,
                            const float* first, const float* second) {
     constexpr int kMost = Isa::kLaneTokens * Isa::kMaxVectors * kTileRows;
     alignas(64) float values[2][kMost];
     alignas(64) float hidden[kMost];
     const float* sums[2] = {first, second};
-    for (int half = 0; half < halves; ++half) {
-      const std::int64_t row = output * step + half * offset;
-      const S* const bias = bias_of<S>(e.up, piece.expert, width, row);
-      sums[half] = finish_sums(sums[half], bias, step, num_outputs, block.num_rows, values[half]);
+    for (int half = 0; half < p.halves; ++half) {
+      const std::int64_t row = output * p.row_step + half * p.half_offset;
+      const S* const bias = bias_of<S>(p.weights, piece.expert, width, row);
+      sums[half] = finish_sums(sums[half], bias, p.row_step, num_outputs, block.num_rows, values[half]);
       if (job.up_rows != nullptr) {
         S* const rows = static_cast<S*>(job.up_rows) + (piece.row + block.begin) * width + row;
-        store_rows(sums[half], block.num_rows, num_outputs, rows, width, step);
+        store_rows(sums[half], block.num_rows, num_outputs, rows, width, p.row_step);
       }
     }
-    apply_function(sums[0], sums[halves - 1], hidden, static_cast<int>(block.packed_rows) * kTileRows, f);
+    apply_function(sums[0], sums[p.halves - 1], hidden, static_cast<int>(block.packed_rows) * kTileRows, e.function);
     if (IsSame<S, Half>::value) {
       for (float& value : hidden) value = round_to<S>(value);
     }
-    typename Isa::Element* const packed = static_cast<typename Isa::Element*>(job.packed_hidden) +
-                                          (piece.packed_row + block.begin) * padded;
+    typename Isa::Element* const packed =
+        static_cast<typename Isa::Element*>(job.hidden) + (piece.packed_row + block.begin) * padded;
     store_packed<Isa>(hidden, block, output, num_outputs, packed);
   });
 }
 
-// The second projection, for some of the outputs.
+// A projection whose results stay rows, for some of the outputs.
 template <class Isa, class S>
-void run_down(const void* context, TaskQueue& tasks) {
-  const ExpertsJob& job = *static_cast<const ExpertsJob*>(context);
-  const headgate_experts& e = *job.experts;
-  const Projection projection{e.down, e.d_ff, job.begin, job.width, 1, 1, 0, job.packed_hidden, false};
-  Projector<Isa, S> projector(projection, job);
+void run_rows(const void* context, TaskQueue& tasks) {
+  const RowsJob& job = *static_cast<const RowsJob*>(context);
+  const Projection& p = job.projection;
+  Projector<Isa, S> projector(p);
   projector.run(tasks, [&](const Piece& piece, const Block& block, std::int64_t output, std::int64_t num_outputs,
                            const float* sums, const float*) {
     alignas(64) float values[Isa::kLaneTokens * Isa::kMaxVectors * kTileRows];
-    const S* const bias = bias_of<S>(e.down, piece.expert, e.d_model, job.begin + output);
+    const S* const bias = bias_of<S>(p.weights, piece.expert, job.bias_stride, p.first_output + output);
     sums = finish_sums(sums, bias, 1, num_outputs, block.num_rows, values);
-    float* const rows = job.outputs + (piece.row + block.begin) * job.width + output;
-    store_rows(sums, block.num_rows, num_outputs, rows, job.width, 1);
+    float* const rows = job.outputs + (piece.row + block.begin) * p.num_outputs + output;
+    store_rows(sums, block.num_rows, num_outputs, rows, p.num_outputs, 1);
   });
 }
 
 // Adds up each token's rows, in slot order.
-template <class Isa, class S>
-void combine_tokens(const ExpertsJob& job, std::int64_t task) {
+template <class S>
+void combine_tokens(const CombineJob& job, std::int64_t task) {
   const headgate_experts& e = *job.experts;
   const std::int64_t begin = task * job.tokens_per_task, end = begin + job.tokens_per_task;
   const std::int64_t num_computed = e.expert_offsets[e.num_experts];
@@ -174,12 +132,13 @@ void combine_tokens(const ExpertsJob& job, std::int64_t task) {
       float total[kStrip] = {};
       for (std::int64_t i = e.token_offsets[t]; i < e.token_offsets[t + 1]; ++i) {
         const std::int64_t row = e.row_order[i];
-        const float weight = e.row_weights[row];
         if (row < num_computed) {
+          const float weight = job.is_weighted ? e.row_weights[row] : 1.0f;
           const float* const values = job.outputs + row * job.width + d;
           for (std::int64_t j = 0; j < size; ++j) total[j] += weight * values[j];
         } else {  // A zero-compute expert gives back its input.
-          const S* const values = static_cast<const S*>(e.x) + t * e.x_stride + job.begin + d;
+          const float weight = e.row_weights[row];
+          const S* const values = static_cast<const S*>(job.identity) + t * job.identity_stride + job.begin + d;
           for (std::int64_t j = 0; j < size; ++j) total[j] += weight * widen(values[j]);
         }
       }
@@ -187,12 +146,6 @@ void combine_tokens(const ExpertsJob& job, std::int64_t task) {
       for (std::int64_t j = 0; j < size; ++j) narrow(total[j], &to[j]);
     }
   }
-}
-
-template <class Isa, class S>
-constexpr ExpertsKernels kernels_of() {
-  return {packing_of<Isa>(), run_each<ExpertsJob, pack_block<Isa, S>>, run_up<Isa, S>, run_down<Isa, S>,
-          run_each<ExpertsJob, combine_tokens<Isa, S>>};
 }
 
 }  // namespace

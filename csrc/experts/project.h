@@ -16,18 +16,6 @@ constexpr std::int64_t kTilesPerTask = 16;   // at most
 constexpr std::int64_t kTilesPerPass = 8;    // at most, where a row takes several passes
 constexpr std::int64_t kPanelTiles = 4;      // staged together where weights are transposed
 
-// One or two matrices of weights (gate and up) times packed rows. Output o of half h is weight row
-// o * row_step + h * half_offset.
-struct Projection {
-  headgate_matrices weights;
-  std::int64_t num_inputs;
-  std::int64_t first_output, num_outputs;
-  int halves;
-  std::int64_t row_step, half_offset;
-  const void* packed;  // rows of pieces, as in job.h
-  bool counts_groups;  // whether a piece begins at its group_row rather than its packed_row
-};
-
 template <class Isa, class S>
 class Projector {
  public:
@@ -35,7 +23,7 @@ class Projector {
   static constexpr std::int64_t kChunk = chunk_of<Isa>();
   static constexpr std::int64_t kBlockTokens = Isa::kLaneTokens * Isa::kMaxVectors;
 
-  Projector(const Projection& projection, const ExpertsJob& job) : p_(projection), job_(job) {
+  explicit Projector(const Projection& projection) : p_(projection) {
     is_transposed_ = p_.weights.column_stride != 1;
     is_staged_ = is_transposed_ || !IsSame<S, Element>::value || p_.num_inputs % kChunk != 0;
     pass_ = (is_staged_ ? kStagedBytes : kInPlaceBytes) / static_cast<std::int64_t>(sizeof(Element));
@@ -57,10 +45,10 @@ class Projector {
   };
 
   Span span_of(std::int64_t task) const {
-    const std::int64_t begin = task % job_.tasks_per_piece * job_.tiles_per_task;
+    const std::int64_t begin = task % p_.tasks_per_piece * p_.tiles_per_task;
     const std::int64_t num_tiles = divide_up(p_.num_outputs, kTileRows);
-    const std::int64_t end = begin + job_.tiles_per_task;
-    return {job_.pieces + task / job_.tasks_per_piece, begin, end < num_tiles ? end : num_tiles};
+    const std::int64_t end = begin + p_.tiles_per_task;
+    return {p_.pieces.data + task / p_.tasks_per_piece, begin, end < num_tiles ? end : num_tiles};
   }
 
   const S* weights_at(const Piece& piece, std::int64_t output, int half, std::int64_t input) const {
@@ -75,7 +63,7 @@ class Projector {
     const Span span = span_of(task);
     const Packing packing = packing_of<Isa>();
     const std::int64_t num_blocks = count_blocks(span.piece->num_rows, packing);
-    const std::int64_t piece_row = p_.counts_groups ? span.piece->group_row : span.piece->packed_row;
+    const std::int64_t piece_row = p_.pieces.counts_groups ? span.piece->group_row : span.piece->packed_row;
     const Element* const packed = static_cast<const Element*>(p_.packed) + piece_row * padded_inputs_;
     std::int64_t next_task = -1;
     for (std::int64_t first = 0; first < num_blocks; first += kSuperblock) {
@@ -172,8 +160,7 @@ class Projector {
     return {staged_ + (half * kPanelTiles * kTileRows + row) * padded, padded, nullptr};
   }
 
-  Projection p_;
-  const ExpertsJob& job_;
+  const Projection& p_;
   bool is_transposed_, is_staged_;
   std::int64_t pass_, padded_inputs_;
   alignas(64) float sums_[kTilesPerPass * 2 * kSuperblock * kBlockTokens * kTileRows];

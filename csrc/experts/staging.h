@@ -9,15 +9,6 @@
 namespace headgate {
 namespace {
 
-template <class A, class B>
-struct IsSame {
-  static constexpr bool value = false;
-};
-template <class A>
-struct IsSame<A, A> {
-  static constexpr bool value = true;
-};
-
 // to[r * to_stride + k] = from[r * row_stride + k], 0 beyond the given rows and inputs.
 template <class To, class S>
 void copy_rows(const S* from, std::int64_t row_stride, std::int64_t num_rows, std::int64_t num_inputs, To* to,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from headgate.flow import DispatchPlan
-from headgate.kernels.experts import experts, runs_natively
+from headgate.kernels.experts import experts, experts_for_training, runs_natively
 from headgate.kernels.grouped import grouped_linear
 from headgate.kernels.rows import combine_rows, gather_rows
 
@@ -118,32 +118,52 @@ def run_experts(
         >>> run_experts(x, plan, combine_weights, weights, **fields, **options).tolist()
         [[1.0], [30.0]]
     """
-    if apply_to == "output" and _runs_fused(x, combine_weights, weights):
-        fused: Tensor = experts(
-            x,
-            plan.token_of_row,
-            plan.expert_offsets,
-            plan.row_order,
-            plan.token_offsets,
-            combine_weights.flatten().index_select(0, plan.slot_of_row),
-            weights.up,
-            weights.down,
-            weights.up_bias,
-            weights.down_bias,
-            activation,
-            gated,
-            interleaved,
-            clamp,
-            sigmoid_slope,
-            up_offset,
-            "best",
-        )
-        return fused
-    rows = gather_rows(x, plan.token_of_row, plan.row_order, plan.token_offsets, plan.max_rows_per_token)
+    function = (activation, gated, interleaved, clamp, sigmoid_slope, up_offset)
     row_weights = combine_weights.flatten().index_select(0, plan.slot_of_row)
+    way = (plan.token_of_row, plan.row_order, plan.token_offsets)
+    if apply_to == "output" and runs_natively(x.device.type, x.dtype):
+        return _run_fused(x, way, plan.expert_offsets, row_weights, weights, function)
+    rows = gather_rows(x, *way, plan.max_rows_per_token)
     if apply_to == "input":
         rows = rows * row_weights.to(rows.dtype)[:, None]
         row_weights = torch.ones_like(row_weights)
+    if runs_natively(x.device.type, x.dtype):
+        one_each = torch.arange(rows.shape[0] + 1, device=x.device)
+        own_way = (one_each[:-1], one_each[:-1], one_each)
+        out = _run_fused(rows, own_way, plan.expert_offsets, torch.ones_like(row_weights), weights, function)
+    else:
+        out = _run_in_steps(rows, plan, weights, function)
+    y: Tensor = combine_rows(out, row_weights, *way, plan.max_rows_per_token)
+    return y
+
+
+_Function: TypeAlias = tuple[Literal["silu", "gelu", "gelu_tanh", "relu"], bool, bool, float | None, float, float]
+
+
+def _run_fused(
+    x: Float[Tensor, "T D"],
+    way: tuple[Tensor, Tensor, Tensor],
+    expert_offsets: Tensor,
+    row_weights: Float[Tensor, " R"],
+    weights: ExpertWeights,
+    function: _Function,
+) -> Float[Tensor, "T D"]:
+    """All in one pass; for gradients, one that keeps what the first projection gave."""
+    token_of_row, row_order, token_offsets = way
+    matrices = (weights.up, weights.down, weights.up_bias, weights.down_bias)
+    inputs = (x, token_of_row, expert_offsets, row_order, token_offsets, row_weights, *matrices, *function, "best")
+    needed = (x, row_weights, *matrices)
+    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in needed):
+        trained: Tensor = experts_for_training(*inputs)[0]
+        return trained
+    y: Tensor = experts(*inputs)
+    return y
+
+
+def _run_in_steps(
+    rows: Float[Tensor, "R D"], plan: DispatchPlan, weights: ExpertWeights, function: _Function
+) -> Float[Tensor, "R D"]:
+    """One operation after the other on the rows; those of zero-compute experts, at the end, stay as they are."""
     num_experts = weights.up.shape[0]
     identity_rows: Tensor | None = None
     if plan.num_experts > num_experts:
@@ -151,6 +171,7 @@ def run_experts(
         rows, identity_rows = rows[:num_computed], rows[num_computed:]
     offsets = plan.expert_offsets[: num_experts + 1]
     hidden = grouped_linear(rows, weights.up, weights.up_bias, offsets)
+    activation, gated, interleaved, clamp, sigmoid_slope, up_offset = function
     hidden = activate(
         hidden,
         activation=activation,
@@ -160,17 +181,5 @@ def run_experts(
         sigmoid_slope=sigmoid_slope,
         up_offset=up_offset,
     )
-    out = grouped_linear(hidden, weights.down, weights.down_bias, offsets)
-    if identity_rows is not None:
-        out = torch.cat([out, identity_rows])
-    order = (plan.token_of_row, plan.row_order, plan.token_offsets, plan.max_rows_per_token)
-    y: Tensor = combine_rows(out, row_weights, *order)
-    return y
-
-
-def _runs_fused(x: Float[Tensor, "T D"], combine_weights: Float[Tensor, "A B"], weights: ExpertWeights) -> bool:
-    """Whether the one-pass kernel applies: it computes no gradients."""
-    tensors = (x, combine_weights, weights.up, weights.down, weights.up_bias, weights.down_bias)
-    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
-        return False
-    return runs_natively(x.device.type, x.dtype)
+    out: Tensor = grouped_linear(hidden, weights.down, weights.down_bias, offsets)
+    return out if identity_rows is None else torch.cat([out, identity_rows])

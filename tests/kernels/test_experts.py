@@ -6,95 +6,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from headgate.dispatch import find_drops, plan_token_choice
+from expert_problems import SHAPES, SPECS, Problem, arguments_of, available_isas, function_of, make_problem
 from headgate.errors import BackendError
 from headgate.experts import activate
-from headgate.flow import DispatchPlan
 from headgate.kernels import native
-from headgate.kernels.experts import DTYPES, ISAS, experts
-from headgate.spec import ExpertSpec
+from headgate.kernels.experts import DTYPES, experts
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason=f"no native library: {native.why_missing()}")
 
-SPECS = {
-    "swiglu": ExpertSpec(),
-    "gpt_oss": ExpertSpec(bias=True, interleaved=True, clamp=7.0, sigmoid_slope=1.702, up_offset=1.0),
-    "gelu": ExpertSpec(activation="gelu", gated=False, bias=True),
-    "geglu": ExpertSpec(activation="gelu_tanh", bias=True),
-    "reglu": ExpertSpec(activation="relu", clamp=1.0),
-}
-SHAPES = [
-    # T, D, F, E, K
-    (0, 8, 8, 4, 2),
-    (1, 8, 8, 4, 2),
-    (1, 1, 1, 1, 1),
-    (2, 70, 61, 5, 3),
-    (17, 33, 7, 4, 4),
-    (40, 128, 96, 3, 2),
-    (13, 2100, 24, 3, 2),
-    (9, 24, 2100, 3, 2),
-    (800, 16, 16, 1, 1),
-]
-
-
-def available_isas() -> list[str]:
-    library = native.library()
-    best = 0 if library is None else library.headgate_best_isa()
-    return [name for name, level in ISAS.items() if 0 <= level <= best]
-
-
-@dataclasses.dataclass(frozen=True)
-class Problem:
-    x: Tensor
-    ids: Tensor
-    combine_weights: Tensor
-    up: Tensor
-    down: Tensor
-    up_bias: Tensor | None
-    down_bias: Tensor | None
-    spec: ExpertSpec
-
-    @property
-    def plan(self) -> DispatchPlan:
-        drops = find_drops(self.ids, None)
-        return plan_token_choice(self.ids, drops, num_experts=self.up.shape[0], is_dropless=False)
-
-
-def make_problem(shape: tuple[int, int, int, int, int], spec: ExpertSpec, dtype: torch.dtype) -> Problem:
-    num_tokens, d_model, d_ff, num_experts, top_k = shape
-    generator = torch.Generator().manual_seed(sum(shape))
-    width = 2 * d_ff if spec.gated else d_ff
-
-    def draw(*size: int, scale: float = 1.0) -> Tensor:
-        return (torch.randn(*size, generator=generator) * scale).to(dtype)
-
-    ids = torch.rand(num_tokens, num_experts, generator=generator).argsort(1)[:, :top_k]
-    return Problem(
-        x=draw(num_tokens, d_model),
-        ids=ids,
-        combine_weights=torch.rand(num_tokens, top_k, generator=generator),
-        up=draw(num_experts, width, d_model, scale=d_model**-0.5),
-        down=draw(num_experts, d_model, d_ff, scale=d_ff**-0.5),
-        up_bias=draw(num_experts, width) if spec.bias else None,
-        down_bias=draw(num_experts, d_model) if spec.bias else None,
-        spec=spec,
-    )
-
-
-def function_of(spec: ExpertSpec) -> dict[str, object]:
-    fields = dataclasses.asdict(spec)
-    del fields["bias"]
-    return fields
-
 
 def run(problem: Problem, *, isa: str = "best") -> Tensor:
-    plan = problem.plan
-    row_weights = problem.combine_weights.flatten()[plan.slot_of_row]
-    order = (plan.token_of_row, plan.expert_offsets, plan.row_order, plan.token_offsets)
-    matrices = (problem.up, problem.down, problem.up_bias, problem.down_bias)
-    s = problem.spec
-    function = (s.activation, s.gated, s.interleaved, s.clamp, s.sigmoid_slope, s.up_offset)
-    return experts(problem.x, *order, row_weights, *matrices, *function, isa)
+    return experts(*arguments_of(problem, isa=isa))
 
 
 def expected(problem: Problem) -> Tensor:
@@ -209,14 +131,7 @@ def test_empty_slots_give_zero() -> None:
 
 def test_opcheck() -> None:
     problem = make_problem((7, 12, 8, 3, 2), SPECS["gpt_oss"], torch.float32)
-    plan = problem.plan
-    arguments = (
-        *(problem.x, plan.token_of_row, plan.expert_offsets, plan.row_order, plan.token_offsets),
-        problem.combine_weights.flatten()[plan.slot_of_row],
-        *(problem.up, problem.down, problem.up_bias, problem.down_bias),
-        *("silu", True, True, 7.0, 1.702, 1.0, "best"),
-    )
-    torch.library.opcheck(experts, arguments)
+    torch.library.opcheck(experts, arguments_of(problem))
 
 
 def test_missing_library_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,9 +62,7 @@ def _choose_route(device_type: str, dtype: torch.dtype) -> BackendChoice:
 
 
 _BY_EXPERT = "a loop over the experts that have rows"
-_EXPERTS_NATIVE = BackendChoice(
-    op="experts", backend="native", reason="one fused pass in C++ without gradients, and a loop over experts with them"
-)
+_EXPERTS_NATIVE = BackendChoice(op="experts", backend="native", reason="one fused pass in C++, and one for gradients")
 
 
 def _choose_experts(device_type: str, dtype: torch.dtype) -> BackendChoice:

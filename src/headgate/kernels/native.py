@@ -11,7 +11,7 @@ from pathlib import Path
 
 from headgate.kernels.threads import Threads
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 """The `HEADGATE_ABI_VERSION` of `csrc/headgate.h` that this module calls."""
 
 OUT_OF_MEMORY = 1
@@ -92,6 +92,8 @@ def _declare(library: ctypes.CDLL) -> None:
     library.headgate_best_isa.restype = ctypes.c_int
     library.headgate_experts_forward.argtypes = [pointer, pointer, pointer]
     library.headgate_experts_forward.restype = ctypes.c_int
+    library.headgate_experts_backward.argtypes = [pointer, pointer]
+    library.headgate_experts_backward.restype = ctypes.c_int
     threads = ctypes.POINTER(Threads)
     library.headgate_probe_read.argtypes = [pointer, size, ctypes.c_int, threads, ctypes.POINTER(ctypes.c_uint64)]
     library.headgate_probe_read.restype = ctypes.c_int

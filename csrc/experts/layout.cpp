@@ -1,0 +1,112 @@
+#include "layout.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <new>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace headgate {
+namespace {
+
+constexpr std::int64_t kAlignment = 64;
+constexpr std::int64_t kHugePage = std::int64_t{2} << 20;
+constexpr std::int64_t kSmallBytes = std::int64_t{4} << 20;  // buffers up to this size are not split
+
+}  // namespace
+
+Buffer allocate(std::int64_t bytes) {
+  const std::int64_t alignment = bytes >= kHugePage ? kHugePage : kAlignment;
+  const std::int64_t size = round_up(bytes + 4 * kAlignment, alignment);
+  Buffer buffer(std::aligned_alloc(static_cast<std::size_t>(alignment), static_cast<std::size_t>(size)));
+  if (!buffer) throw std::bad_alloc();
+  advise_large_pages(buffer.get(), size);
+  return buffer;
+}
+
+void advise_large_pages(void* data, std::int64_t bytes) {
+#if defined(MADV_HUGEPAGE)
+  const std::uintptr_t address = reinterpret_cast<std::uintptr_t>(data), page = kHugePage;
+  const std::uintptr_t begin = (address + page - 1) / page * page;
+  const std::uintptr_t end = (address + static_cast<std::uintptr_t>(bytes)) / page * page;
+  if (data != nullptr && begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#else
+  (void)data;
+  (void)bytes;
+#endif
+}
+
+Geometry lay_out(const headgate_experts& e, const Packing& packing, std::int64_t rows_per_group, bool whole_experts) {
+  Geometry geometry;
+  Group group{0, 0, 0, 0, 0, 0};
+  const auto close = [&](std::int64_t next_expert) {
+    group.end_expert = next_expert;
+    if (group.num_pieces > 0 || whole_experts) geometry.groups.push_back(group);
+    geometry.most_group_rows = std::max(geometry.most_group_rows, group.packed_rows);
+    group = {static_cast<std::int64_t>(geometry.pieces.size()), 0, 0, 0, next_expert, 0};
+  };
+  for (std::int64_t expert = 0; expert < e.num_experts; ++expert) {
+    const std::int64_t begin = e.expert_offsets[expert], end = e.expert_offsets[expert + 1];
+    const std::int64_t most = group.packed_rows + end - begin + packing.lane_tokens;
+    if (whole_experts && group.num_pieces > 0 && most > rows_per_group) close(expert);
+    for (std::int64_t row = begin; row < end; row += kMostRowsPerPiece) {
+      const std::int64_t num_rows = std::min(kMostRowsPerPiece, end - row);
+      const std::int64_t padded = headgate::packed_rows(num_rows, packing);
+      if (!whole_experts && group.packed_rows + padded > rows_per_group) close(expert);
+      geometry.pieces.push_back({expert, row, num_rows, geometry.packed_rows, group.packed_rows, group.num_blocks});
+      geometry.packed_rows += padded;
+      group.packed_rows += padded;
+      group.num_blocks += count_blocks(num_rows, packing);
+      ++group.num_pieces;
+    }
+  }
+  close(e.num_experts);
+  return geometry;
+}
+
+Pieces pieces_of(const Geometry& geometry, const Group& group, bool counts_groups) {
+  return {geometry.pieces.data() + group.first_piece, group.num_pieces, counts_groups};
+}
+
+Pieces all_pieces(const Geometry& geometry) {
+  return {geometry.pieces.data(), static_cast<std::int64_t>(geometry.pieces.size()), false};
+}
+
+void set_tasks(Projection& projection) {
+  projection.tiles_per_task = projection.num_inputs <= 2048 ? 8 : 4;
+  projection.tasks_per_piece = divide_up(divide_up(projection.num_outputs, kTileOutputs), projection.tiles_per_task);
+}
+
+std::int64_t count_tasks(const Projection& projection) { return projection.pieces.size * projection.tasks_per_piece; }
+
+headgate_matrices transpose(const headgate_matrices& m) {
+  return {m.data, m.expert_stride, m.column_stride, m.row_stride, nullptr};
+}
+
+bool is_valid(const headgate_experts& e) {
+  const auto is_strided = [](const headgate_matrices& m) { return m.row_stride == 1 || m.column_stride == 1; };
+  return e.num_tokens >= 0 && e.d_model > 0 && e.d_ff > 0 && e.num_experts >= 0 && e.num_rows >= 0 &&
+         is_strided(e.up) && is_strided(e.down);
+}
+
+std::int64_t up_width(const headgate_experts& e) { return (e.function.is_gated ? 2 : 1) * e.d_ff; }
+
+std::int64_t packed_row_bytes(std::int64_t num_inputs, const Packing& packing) {
+  return round_up(num_inputs, packing.chunk()) * packing.element_bytes;
+}
+
+std::int64_t budget_of(const headgate_experts& e) {
+  return std::max(kSmallBytes, 4 * (e.expert_offsets[e.num_experts] * e.d_ff + e.num_tokens * e.d_model));
+}
+
+std::int64_t slab_width(const headgate_experts& e, std::int64_t bytes) {
+  const std::int64_t num_computed = std::max<std::int64_t>(e.expert_offsets[e.num_experts], 1);
+  const std::int64_t columns = std::max(bytes, kSmallBytes) / (num_computed * std::int64_t{sizeof(float)}) / 64 * 64;
+  return std::min(e.d_model, std::max<std::int64_t>(columns, 64));
+}
+
+std::int64_t tokens_per_task(std::int64_t width) { return std::max<std::int64_t>(1, (1 << 16) / width); }
+
+}  // namespace headgate
