@@ -136,8 +136,9 @@ typedef struct headgate_experts {
  *
  * Sums are float32 and their order does not depend on the number of threads, nor on the other tokens: a token's
  * output has the same bits alone and in any batch. Half precision rounds (and overflows) after each projection, as
- * it does where these are separate operations. Working memory: at most 8 * (R' * F + T * D) bytes and 8 MiB, beside
- * the outputs; it is freed before the call returns. */
+ * it does where these are separate operations. Working memory, beside the outputs: at most R' * F and 768 * D elements
+ * (of 2 bytes where bfloat16 is multiplied as such, else 4), 256 * R' bytes and 16 MiB; it is freed before the call
+ * returns. */
 HEADGATE_API int headgate_experts_forward(const headgate_experts* experts, void* y, void* up_rows);
 
 /* The experts' gradients, from that of y. All but `row_weights` are of the experts' dtype and contiguous; outputs that
@@ -165,8 +166,8 @@ typedef struct headgate_gradients {
 
 /* Computes the gradients of headgate_experts_forward, which saw the same `experts`. Sums are float32 and their order
  * depends on neither the number of threads nor, but for the gradients of the weights, on the other tokens. No gradient
- * passes where the function cuts a value. Working memory, beside the outputs: at most 12 * (R' * F + T * D) bytes,
- * what one expert's rows need (6 * (D + F) elements each), and 12 MiB. */
+ * passes where the function cuts a value. Working memory, beside the outputs: at most R' * U elements, 3 * D + 6 * F
+ * elements for each row of one expert, R' * (F / 32 + 256) bytes and 16 MiB. */
 HEADGATE_API int headgate_experts_backward(const headgate_experts* experts, const headgate_gradients* gradients);
 
 /* Reads memory as fast as it can be read, each thread a contiguous part: timed by the caller, a probe of the bandwidth.

@@ -10,8 +10,7 @@ struct Avx2 {
   using Element = float;
   using Vector = __m256;
   using Sum = __m256;
-  static constexpr int kLaneTokens = 2, kMaxVectors = 3, kRows = 4;
-  static constexpr bool kCanTranspose = false;
+  static constexpr int kLaneTokens = 2, kMaxVectors = 3, kRows = 4, kColumnVectors = 2, kColumnRows = 6;
 
   static Sum zero() { return _mm256_setzero_ps(); }
   static Vector load(const float* from) { return _mm256_loadu_ps(from); }

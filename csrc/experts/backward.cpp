@@ -95,7 +95,9 @@ class Backward {
     advise_large_pages(g_.down, e_.num_experts * e_.d_model * e_.d_ff * size);
   }
 
-  void add(ExpertsKernels::Run run, const void* job, std::int64_t num_tasks) { phases_.push_back({run, job, num_tasks}); }
+  void add(ExpertsKernels::Run run, const void* job, std::int64_t num_tasks) {
+    phases_.push_back({run, job, num_tasks});
+  }
 
   Projection hidden_projection(const Group& group) const {
     Projection p{pieces_of(geometry_, group, true), transpose(e_.down), e_.d_model, 0, e_.d_ff, 1, 1, 0, nullptr, 0, 0};

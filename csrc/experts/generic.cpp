@@ -11,8 +11,7 @@ struct Generic {
   using Element = float;
   using Vector = Four;
   using Sum = Four;
-  static constexpr int kLaneTokens = 1, kMaxVectors = 2, kRows = 4;
-  static constexpr bool kCanTranspose = false;
+  static constexpr int kLaneTokens = 1, kMaxVectors = 2, kRows = 4, kColumnVectors = 4, kColumnRows = 2;
 
   static Sum zero() { return {{0.0f, 0.0f, 0.0f, 0.0f}}; }
   static Vector load(const float* from) { return {{from[0], from[1], from[2], from[3]}}; }

@@ -40,9 +40,8 @@ void run_hidden(const void* context, TaskQueue& tasks) {
   const std::int64_t step = f.is_gated && f.is_interleaved ? 2 : 1, offset = f.is_interleaved ? 1 : e.d_ff;
   const std::int64_t width = halves * e.d_ff, num_parts = job.projection.tasks_per_piece;
   const std::int64_t outputs_per_part = job.projection.tiles_per_task * kTileRows;
-  Projector<Isa, S> projector(job.projection);
-  projector.run(tasks, [&](const Piece& piece, const Block& block, std::int64_t output, std::int64_t num_outputs,
-                           const float* sums, const float*) {
+  project<Isa, S>(job.projection, tasks, [&](const Piece& piece, const Block& block, std::int64_t output,
+                           std::int64_t num_outputs, const float* sums, const float*) {
     constexpr int kMost = Isa::kLaneTokens * Isa::kMaxVectors * kTileRows;
     alignas(64) float values[2][kMost];
     alignas(64) float gradients[2][kMost];

@@ -11,7 +11,7 @@ namespace {
 
 struct Avx512Sums {
   using Sum = __m512;
-  static constexpr int kLaneTokens = 4, kMaxVectors = 3, kRows = 8;
+  static constexpr int kLaneTokens = 4, kMaxVectors = 3, kRows = 8, kColumnVectors = 4, kColumnRows = 6;
 
   static Sum zero() { return _mm512_setzero_ps(); }
   static void store(Sum sum, float* to, bool add) {
@@ -39,7 +39,6 @@ struct Avx512Sums {
 struct Avx512 : Avx512Sums {
   using Element = float;
   using Vector = __m512;
-  static constexpr bool kCanTranspose = false;
 
   static Vector load(const float* from) { return _mm512_loadu_ps(from); }
   static Vector broadcast(const float* from) { return _mm512_broadcast_f32x4(_mm_loadu_ps(from)); }
@@ -51,7 +50,6 @@ struct Avx512 : Avx512Sums {
 struct Avx512Bf16 : Avx512Sums {
   using Element = Bf16;
   using Vector = __m512i;
-  static constexpr bool kCanTranspose = true;
 
   static Vector load(const Bf16* from) { return _mm512_loadu_si512(from); }
   static Vector broadcast(const Bf16* from) {
@@ -65,36 +63,6 @@ struct Avx512Bf16 : Avx512Sums {
   static Sum multiply_add(Vector x, Vector w, Sum sum) {
     return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(x), reinterpret_cast<__m512bh>(w));
   }
-
-  // Eight 128-bit lanes' worth of 8 x 8 transpositions: three rounds of interleaving.
-  template <class S>
-  static void transpose(const S* from, std::int64_t stride, Bf16* to, std::int64_t to_stride) {
-    __m512i a[8], b[8];
-    for (int k = 0; k < 8; ++k) a[k] = _mm512_loadu_si512(from + k * stride);
-    for (int i = 0; i < 4; ++i) {
-      b[2 * i] = _mm512_unpacklo_epi16(a[2 * i], a[2 * i + 1]);
-      b[2 * i + 1] = _mm512_unpackhi_epi16(a[2 * i], a[2 * i + 1]);
-    }
-    for (int i = 0; i < 8; i += 4) {
-      a[i] = _mm512_unpacklo_epi32(b[i], b[i + 2]);
-      a[i + 1] = _mm512_unpackhi_epi32(b[i], b[i + 2]);
-      a[i + 2] = _mm512_unpacklo_epi32(b[i + 1], b[i + 3]);
-      a[i + 3] = _mm512_unpackhi_epi32(b[i + 1], b[i + 3]);
-    }
-    for (int i = 0; i < 4; ++i) {
-      b[2 * i] = _mm512_unpacklo_epi64(a[i], a[i + 4]);
-      b[2 * i + 1] = _mm512_unpackhi_epi64(a[i], a[i + 4]);
-    }
-    for (int r = 0; r < 8; ++r) {
-      store_eight(to + r * to_stride, _mm512_castsi512_si128(b[r]));
-      store_eight(to + (r + 8) * to_stride, _mm512_extracti32x4_epi32(b[r], 1));
-      store_eight(to + (r + 16) * to_stride, _mm512_extracti32x4_epi32(b[r], 2));
-      store_eight(to + (r + 24) * to_stride, _mm512_extracti32x4_epi32(b[r], 3));
-    }
-  }
-
- private:
-  static void store_eight(Bf16* to, __m128i values) { _mm_storeu_si128(reinterpret_cast<__m128i*>(to), values); }
 };
 #endif
 

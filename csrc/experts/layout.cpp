@@ -13,7 +13,8 @@ namespace {
 
 constexpr std::int64_t kAlignment = 64;
 constexpr std::int64_t kHugePage = std::int64_t{2} << 20;
-constexpr std::int64_t kSmallBytes = std::int64_t{4} << 20;  // buffers up to this size are not split
+constexpr std::int64_t kSmallBytes = std::int64_t{4} << 20;   // buffers up to this size are not split
+constexpr std::int64_t kLargeBytes = std::int64_t{16} << 20;  // memory beyond this costs more to clear than to reuse
 
 }  // namespace
 
@@ -75,7 +76,11 @@ Pieces all_pieces(const Geometry& geometry) {
 }
 
 void set_tasks(Projection& projection) {
-  projection.tiles_per_task = projection.num_inputs <= 2048 ? 8 : 4;
+  if (projection.weights.column_stride != 1) {
+    projection.tiles_per_task = kColumnsPerTask / (projection.halves * kTileOutputs);
+  } else {
+    projection.tiles_per_task = projection.num_inputs <= 2048 ? 8 : 4;
+  }
   projection.tasks_per_piece = divide_up(divide_up(projection.num_outputs, kTileOutputs), projection.tiles_per_task);
 }
 
@@ -98,7 +103,8 @@ std::int64_t packed_row_bytes(std::int64_t num_inputs, const Packing& packing) {
 }
 
 std::int64_t budget_of(const headgate_experts& e) {
-  return std::max(kSmallBytes, 4 * (e.expert_offsets[e.num_experts] * e.d_ff + e.num_tokens * e.d_model));
+  const std::int64_t num_values = e.expert_offsets[e.num_experts] * e.d_ff + e.num_tokens * e.d_model;
+  return std::min(kLargeBytes, std::max(kSmallBytes, 4 * num_values));
 }
 
 std::int64_t slab_width(const headgate_experts& e, std::int64_t bytes) {

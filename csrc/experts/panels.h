@@ -1,8 +1,4 @@
 // Gradients of weights: sums over an expert's rows of products of two columns. Internal linkage, see elements.h.
-//
-// Beyond what product.h lists, an instruction set has
-//   broadcast_pair(p)         4 bytes repeated over a register
-//   store(sum, to, add)       to[lane] (+)= sum[lane]
 #ifndef HEADGATE_EXPERTS_PANELS_H
 #define HEADGATE_EXPERTS_PANELS_H
 
@@ -72,7 +68,8 @@ void write_gradient(const Panels<Isa>& a, std::int64_t first, std::int64_t size,
   constexpr std::int64_t kWidth = Panels<Isa>::kWidth;
   alignas(64) float sums[kWeightRowsPerTask * kWidth];
   if (a.num_pairs == 0) {  // An expert without rows.
-    std::memset(static_cast<void*>(out + first * num_columns), 0, static_cast<std::size_t>(size * num_columns) * sizeof(S));
+    const std::size_t bytes = static_cast<std::size_t>(size * num_columns) * sizeof(S);
+    std::memset(static_cast<void*>(out + first * num_columns), 0, bytes);
     return;
   }
   for (std::int64_t panel = 0, column = 0; column < num_columns; ++panel, column += kWidth) {

@@ -3,11 +3,22 @@
 #define HEADGATE_EXPERTS_PHASES_H
 
 #include "activation.h"
-#include "pack.h"
+#include "columns.h"
 #include "project.h"
 
 namespace headgate {
 namespace {
+
+// Calls epilogue(piece, block, output, num_outputs, sums of half 0, sums of half 1) for each tile of outputs and block
+// of rows.
+template <class Isa, class S, class Epilogue>
+inline void project(const Projection& projection, TaskQueue& tasks, const Epilogue& epilogue) {
+  if (projection.weights.column_stride == 1) {
+    Projector<Isa, S>(projection).run(tasks, epilogue);
+  } else {
+    ColumnProjector<Isa, S>(projection).run(tasks, epilogue);
+  }
+}
 
 // values = sums + bias, as storage of type S would hold it: half precision rounds, and overflows, where the operations
 // are separate ones; the wider exponents keep float32. Returns `sums` itself where there is nothing to do.
@@ -77,9 +88,8 @@ void run_up(const void* context, TaskQueue& tasks) {
   const headgate_experts& e = *job.experts;
   const Projection& p = job.projection;
   const std::int64_t width = p.halves * e.d_ff, padded = round_up(e.d_ff, chunk_of<Isa>());
-  Projector<Isa, S> projector(p);
-  projector.run(tasks, [&](const Piece& piece, const Block& block, std::int64_t output, std::int64_t num_outputs,
-                           const float* first, const float* second) {
+  project<Isa, S>(p, tasks, [&](const Piece& piece, const Block& block, std::int64_t output,
+                           std::int64_t num_outputs, const float* first, const float* second) {
     constexpr int kMost = Isa::kLaneTokens * Isa::kMaxVectors * kTileRows;
     alignas(64) float values[2][kMost];
     alignas(64) float hidden[kMost];
@@ -108,9 +118,8 @@ template <class Isa, class S>
 void run_rows(const void* context, TaskQueue& tasks) {
   const RowsJob& job = *static_cast<const RowsJob*>(context);
   const Projection& p = job.projection;
-  Projector<Isa, S> projector(p);
-  projector.run(tasks, [&](const Piece& piece, const Block& block, std::int64_t output, std::int64_t num_outputs,
-                           const float* sums, const float*) {
+  project<Isa, S>(p, tasks, [&](const Piece& piece, const Block& block, std::int64_t output,
+                           std::int64_t num_outputs, const float* sums, const float*) {
     alignas(64) float values[Isa::kLaneTokens * Isa::kMaxVectors * kTileRows];
     const S* const bias = bias_of<S>(p.weights, piece.expert, job.bias_stride, p.first_output + output);
     sums = finish_sums(sums, bias, 1, num_outputs, block.num_rows, values);

@@ -4,10 +4,12 @@
 //   Element                                what is multiplied: Bf16 or float
 //   Vector, Sum                            registers of elements and of float32 sums
 //   kLaneTokens, kMaxVectors, kRows        tokens per register, registers per block, weight rows at a time
+//   kColumnVectors, kColumnRows            registers of columns, and tokens, at a time (columns.h)
 //   load(p), broadcast(p)                  a register from memory; 16 bytes repeated over a register
 //   zero(), multiply_add(x, w, sum)        sum + x * w (pairs of products where elements are 16 bits wide)
+//   broadcast_pair(p)                      4 bytes repeated over a register
+//   store(sum, to, add)                    to[lane] (+)= sum[lane]
 //   store_sums(a, b, c, d, to, add)        each token's sums of four rows, to[token * kTileRows + row] (+)= ...
-//   transpose(from, stride, to, to_stride) 8 rows of 32 elements of 16 bits each, where kCanTranspose
 #ifndef HEADGATE_EXPERTS_PRODUCT_H
 #define HEADGATE_EXPERTS_PRODUCT_H
 
@@ -19,6 +21,7 @@ namespace {
 
 constexpr int kTileRows = 8;
 constexpr int kChunksPerLine = 4;  // 16-byte chunks in a cache line
+constexpr std::int64_t kSuperblock = 8;  // blocks that share a pass, so that their rows stay in the second cache
 
 template <class Isa>
 constexpr std::int64_t chunk_of() {

@@ -1,5 +1,5 @@
-// One projection of all rows: which tile meets which block, in which order, and what is fetched ahead. Internal
-// linkage, see elements.h.
+// The projection where an output's weights lie together: which tile meets which block, in which order, and what is
+// fetched ahead. Internal linkage, see elements.h.
 #ifndef HEADGATE_EXPERTS_PROJECT_H
 #define HEADGATE_EXPERTS_PROJECT_H
 
@@ -11,10 +11,8 @@ namespace {
 
 constexpr std::int64_t kInPlaceBytes = 4096;  // of each weight row, per pass over a superblock
 constexpr std::int64_t kStagedBytes = 1024;
-constexpr std::int64_t kSuperblock = 8;      // blocks that share a pass, so that their rows stay in the second cache
 constexpr std::int64_t kTilesPerTask = 16;   // at most
 constexpr std::int64_t kTilesPerPass = 8;    // at most, where a row takes several passes
-constexpr std::int64_t kPanelTiles = 4;      // staged together where weights are transposed
 
 template <class Isa, class S>
 class Projector {
@@ -24,8 +22,7 @@ class Projector {
   static constexpr std::int64_t kBlockTokens = Isa::kLaneTokens * Isa::kMaxVectors;
 
   explicit Projector(const Projection& projection) : p_(projection) {
-    is_transposed_ = p_.weights.column_stride != 1;
-    is_staged_ = is_transposed_ || !IsSame<S, Element>::value || p_.num_inputs % kChunk != 0;
+    is_staged_ = !IsSame<S, Element>::value || p_.num_inputs % kChunk != 0;
     pass_ = (is_staged_ ? kStagedBytes : kInPlaceBytes) / static_cast<std::int64_t>(sizeof(Element));
     padded_inputs_ = round_up(p_.num_inputs, kChunk);
   }
@@ -81,16 +78,17 @@ class Projector {
               const Element* const x = packed + block.begin * padded_inputs_ + k * block.packed_rows;
               Tile<Element> once = weights;
               if (b != first) once.ahead = nullptr;
-              multiply<Isa>(once, x, block, divide_up(size, kChunk), sums_at(tile - span.begin, half, b - first), k > 0);
+              float* const sums = sums_at(tile - span.begin, half, b - first);
+              multiply<Isa>(once, x, block, divide_up(size, kChunk), sums, k > 0);
             }
           }
           if (!is_last_pass) continue;
           const std::int64_t output = tile * kTileRows;
-          const std::int64_t left = p_.num_outputs - output;
+          const std::int64_t left = p_.num_outputs - output, num_outputs = left < kTileRows ? left : kTileRows;
           for (std::int64_t b = first; b < last; ++b) {
-            const float* const sums = sums_at(tile - span.begin, 0, b - first);
-            epilogue(*span.piece, block_at(span.piece->num_rows, b, packing), output, left < kTileRows ? left : kTileRows,
-                     sums, sums_at(tile - span.begin, p_.halves - 1, b - first));
+            const Block block = block_at(span.piece->num_rows, b, packing);
+            epilogue(*span.piece, block, output, num_outputs, sums_at(tile - span.begin, 0, b - first),
+                     sums_at(tile - span.begin, p_.halves - 1, b - first));
           }
         }
       }
@@ -107,24 +105,18 @@ class Projector {
   Tile<Element> prepare(const Span& span, std::int64_t tile, int half, std::int64_t k, std::int64_t size,
                         std::int64_t task_after) {
     const std::int64_t output = tile * kTileRows, left = p_.num_outputs - output;
-    if (is_transposed_) return stage_panel(span, tile, half, k, size);
     const std::int64_t stride = p_.row_step * p_.weights.row_stride;
     const S* const rows = weights_at(*span.piece, output, half, k);
     if (is_staged_ || left < kTileRows) {
       const std::int64_t padded = round_up(size, kChunk);
-      return stage_in_parts(rows, stride, left, size, padded);
+      copy_rows(rows, stride, left, size, staged_, padded, kTileRows);
+      return {staged_, padded, nullptr};
     }
     if constexpr (IsSame<S, Element>::value) {
       return {rows, stride, reinterpret_cast<const char*>(after(span, tile, half, k, task_after))};
     } else {
       return {};
     }
-  }
-
-  Tile<Element> stage_in_parts(const S* rows, std::int64_t stride, std::int64_t left, std::int64_t size,
-                               std::int64_t padded) {
-    copy_rows(rows, stride, left, size, staged_, padded, kTileRows);
-    return {staged_, padded, nullptr};
   }
 
   // The first weight of the tile that comes next; null at the end of the work.
@@ -137,34 +129,11 @@ class Projector {
     return weights_at(*next.piece, next.begin * kTileRows, 0, 0);
   }
 
-  // Transposed weights are staged for several tiles together, so that whole cache lines of them are used.
-  Tile<Element> stage_panel(const Span& span, std::int64_t tile, int half, std::int64_t k, std::int64_t size) {
-    const std::int64_t place = (tile - span.begin) % kPanelTiles, padded = round_up(size, kChunk);
-    const bool alternates = p_.row_step > 1;
-    if (place == 0 && half == 0) {
-      const std::int64_t output = tile * kTileRows, left = p_.num_outputs - output;
-      const std::int64_t panel = kPanelTiles * kTileRows, wanted = left < panel ? left : panel;
-      const std::int64_t column_stride = p_.weights.column_stride;
-      if (alternates) {
-        copy_transposed<Isa>(weights_at(*span.piece, output, 0, k), column_stride, wanted * p_.row_step, size, staged_,
-                             padded, panel * p_.row_step);
-      } else {
-        for (int h = 0; h < p_.halves; ++h) {
-          copy_transposed<Isa>(weights_at(*span.piece, output, h, k), column_stride, wanted, size,
-                               staged_ + h * panel * padded, padded, panel);
-        }
-      }
-    }
-    const std::int64_t row = place * kTileRows;
-    if (alternates) return {staged_ + (row * p_.row_step + half) * padded, p_.row_step * padded, nullptr};
-    return {staged_ + (half * kPanelTiles * kTileRows + row) * padded, padded, nullptr};
-  }
-
   const Projection& p_;
-  bool is_transposed_, is_staged_;
+  bool is_staged_;
   std::int64_t pass_, padded_inputs_;
   alignas(64) float sums_[kTilesPerPass * 2 * kSuperblock * kBlockTokens * kTileRows];
-  alignas(64) Element staged_[2 * kPanelTiles * kTileRows * kStagedBytes / sizeof(Element)];
+  alignas(64) Element staged_[kTileRows * kInPlaceBytes / sizeof(Element)];
 };
 
 }  // namespace
