@@ -46,7 +46,6 @@ class Backward {
     shared_ = static_cast<char*>(shared.get());
     parts_ = static_cast<float*>(parts.get());
     packed_up_gradients_ = packed.get();
-    advise_gradients();
     for (const Group& group : geometry_.groups) add_group(group);
     if (g_.dx != nullptr) {
       for (std::int64_t begin = 0; begin < e_.d_model; begin += slab) {
@@ -87,12 +86,6 @@ class Backward {
       }
       most_panel_rows_ = std::max({most_panel_rows_, panel_row, group.packed_rows});
     }
-  }
-
-  void advise_gradients() const {
-    const std::int64_t size = e_.dtype == HEADGATE_FLOAT32 ? 4 : 2;
-    advise_large_pages(g_.up, e_.num_experts * width_ * e_.d_model * size);
-    advise_large_pages(g_.down, e_.num_experts * e_.d_model * e_.d_ff * size);
   }
 
   void add(ExpertsKernels::Run run, const void* job, std::int64_t num_tasks) {

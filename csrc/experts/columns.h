@@ -14,6 +14,7 @@ namespace headgate {
 namespace {
 
 constexpr std::int64_t kPassBytes = 256;       // of each column
+constexpr std::int64_t kBlocksPerCopy = 12;    // more would push their sums out of the second cache
 
 // to[row * kColumnsPerTask + lane] (+)= sum over inputs of x[row, input] * w[input, lane], for R rows of a block.
 template <class Isa, int R>
@@ -61,9 +62,9 @@ class ColumnProjector {
       const Span span = span_of(task);
       const std::int64_t num_blocks = count_blocks(span.piece->num_rows, packing_of<Isa>());
       std::int64_t next_task = -1;
-      for (std::int64_t first = 0; first < num_blocks; first += kSuperblock) {
-        const bool is_last = first + kSuperblock >= num_blocks;
-        const std::int64_t last = is_last ? num_blocks : first + kSuperblock;
+      for (std::int64_t first = 0; first < num_blocks; first += kBlocksPerCopy) {
+        const bool is_last = first + kBlocksPerCopy >= num_blocks;
+        const std::int64_t last = is_last ? num_blocks : first + kBlocksPerCopy;
         for (std::int64_t k = 0; k < p_.num_inputs; k += kPass) {
           const bool is_last_pass = k + kPass >= p_.num_inputs;
           if (is_last && is_last_pass) next_task = tasks.next();
@@ -133,7 +134,11 @@ class ColumnProjector {
             for (std::int64_t e = 0; e < kWidth * kPair; ++e) to[e] = Element{};
             continue;
           }
-          interleave<Isa>(rows, columns, kWidth, to);
+          if (columns == kWidth) {  // a constant, for the compiler
+            interleave<Isa>(rows, kWidth, kWidth, to);
+          } else {
+            interleave<Isa>(rows, columns, kWidth, to);
+          }
           for (std::int64_t j = 0; j < kPair; ++j) rows[j] = rows[j] == nullptr ? nullptr : rows[j] + kWidth;
         }
       }
@@ -239,7 +244,7 @@ class ColumnProjector {
   const Projection& p_;
   std::int64_t padded_inputs_;
   Ahead ahead_{};
-  alignas(64) float sums_[kSuperblock * kBlockTokens * kColumnsPerTask + kTileRows];
+  alignas(64) float sums_[kBlocksPerCopy * kBlockTokens * kColumnsPerTask + kTileRows];
   alignas(64) Element staged_[kColumnsPerTask * kPass];
 };
 

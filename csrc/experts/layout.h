@@ -18,9 +18,6 @@ using Buffer = std::unique_ptr<void, FreeAligned>;
 // Room for `bytes` and for the loads that run over the end of the last block; throws std::bad_alloc.
 Buffer allocate(std::int64_t bytes);
 
-// Asks for large pages, which the system clears and maps several times as fast, where `data` was never written.
-void advise_large_pages(void* data, std::int64_t bytes);
-
 struct Group {
   std::int64_t first_piece, num_pieces, num_blocks, packed_rows;
   std::int64_t first_expert, end_expert;

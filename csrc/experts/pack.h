@@ -77,7 +77,8 @@ struct Panels {
 
 // to[c * pair + i] = rows[i][c], zero beyond the columns and where a pair lacks its second row.
 template <class Isa, class S>
-inline void interleave(const S* const* rows, std::int64_t num_columns, std::int64_t width, typename Isa::Element* to) {
+inline void interleave(const S* const* rows, std::int64_t num_columns, std::int64_t width,
+                       typename Isa::Element* __restrict to) {
   using Element = typename Isa::Element;
   constexpr std::int64_t kPair = Panels<Isa>::kPair;
   const S* const first = rows[0];
@@ -113,7 +114,11 @@ void pack_strip(const PanelJob& job, std::int64_t task) {
     const std::int64_t pair = (piece.row - expert.row + i) / P::kPair;
     for (std::int64_t panel = 0, column = 0; column < job.num_columns; ++panel, column += P::kWidth) {
       const std::int64_t width = panels.width(panel), left = job.num_columns - column;
-      interleave<Isa>(rows, left < width ? left : width, width, panels.at(panel, pair));
+      if (left >= P::kWidth) {  // a constant, for the compiler
+        interleave<Isa>(rows, P::kWidth, P::kWidth, panels.at(panel, pair));
+      } else {
+        interleave<Isa>(rows, left < width ? left : width, width, panels.at(panel, pair));
+      }
       for (std::int64_t j = 0; j < P::kPair; ++j) rows[j] = rows[j] == nullptr ? nullptr : rows[j] + P::kWidth;
     }
   }

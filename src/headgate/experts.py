@@ -137,6 +137,38 @@ def run_experts(
     return y
 
 
+def run_expert(
+    x: Float[Tensor, "T D"],
+    weights: ExpertWeights,
+    *,
+    activation: Literal["silu", "gelu", "gelu_tanh", "relu"],
+    gated: bool,
+    interleaved: bool,
+    clamp: float | None,
+    sigmoid_slope: float,
+    up_offset: float,
+) -> Float[Tensor, "T D"]:
+    """Run one expert on every token, by the native kernel.
+
+    Args:
+        x: [T, D] on the CPU, float32, float16 or bfloat16, the dtype of the weights.
+        weights: of a single expert, E = 1.
+        activation, gated, interleaved, clamp, sigmoid_slope, up_offset: see `ExpertSpec`.
+
+    Returns:
+        [T, D] in the dtype of `x`. A token's output has the same bits alone and in any batch.
+
+    Raises:
+        BackendError: the native library is missing.
+    """
+    num_tokens = x.shape[0]
+    one_each = torch.arange(num_tokens + 1)
+    way = (one_each[:-1], one_each[:-1], one_each)
+    function = (activation, gated, interleaved, clamp, sigmoid_slope, up_offset)
+    offsets = torch.stack((one_each[0], one_each[-1]))
+    return _run_fused(x, way, offsets, torch.ones(num_tokens), weights, function)
+
+
 _Function: TypeAlias = tuple[Literal["silu", "gelu", "gelu_tanh", "relu"], bool, bool, float | None, float, float]
 
 

@@ -12,9 +12,29 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from headgate.errors import InputError, SpecError
-from headgate.experts import ExpertWeights, activate, run_experts
+from headgate.experts import ExpertWeights, activate, run_expert, run_experts
 from headgate.flow import DispatchPlan
+from headgate.kernels.experts import runs_natively
+from headgate.kernels.route import RouterFormula, route
+from headgate.kernels.route import runs_natively as route_runs_natively
 from headgate.spec import ExpertSpec, SharedSpec
+
+_GATE = RouterFormula(
+    top_k=1,
+    score="sigmoid",
+    linear_dtype="float32",
+    score_dtype="float32",
+    select_on="scores",
+    num_groups=0,
+    num_kept=0,
+    group_counted=0,
+    mask_value="-inf",
+    normalise="none",
+    norm_order=1.0,
+    epsilon=0.0,
+    epsilon_rule="add",
+    scale=1.0,
+)
 
 _FUNCTION_FIELDS = tuple(field.name for field in dataclasses.fields(ExpertSpec) if field.name != "bias")
 
@@ -145,11 +165,27 @@ class SharedExpert(nn.Module):
     def forward(self, x: Float[Tensor, "T D"]) -> Float[Tensor, "T D"]:
         """Run the MLP on every token: [T, D] in the dtype of `x`."""
         up, up_bias = getattr(self, self._up_name), getattr(self, f"{self._up_name}_bias")
-        hidden = activate(F.linear(x, up, up_bias), **_function(self.spec))
-        y = F.linear(hidden, self.down_proj, self.down_proj_bias)
+        if runs_natively(x.device.type, x.dtype) and not torch.is_autocast_enabled(x.device.type):
+            weights = ExpertWeights(
+                up=up[None],
+                down=self.down_proj[None],
+                up_bias=None if up_bias is None else up_bias[None],
+                down_bias=None if self.down_proj_bias is None else self.down_proj_bias[None],
+            )
+            y = run_expert(x, weights, **_function(self.spec))
+        else:
+            hidden = activate(F.linear(x, up, up_bias), **_function(self.spec))
+            y = F.linear(hidden, self.down_proj, self.down_proj_bias)
         if self.output_gate is not None:
-            y = torch.sigmoid(F.linear(x, self.output_gate)) * y
+            y = self._gate(x, self.output_gate) * y
         return y.to(x.dtype)
+
+    def _gate(self, x: Float[Tensor, "T D"], weight: Float[Tensor, "1 D"]) -> Float[Tensor, "T 1"]:
+        is_trained = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+        if is_trained or not route_runs_natively(x.device.type, x.dtype, weight.dtype):
+            return torch.sigmoid(F.linear(x, weight))
+        # A gate is a router with one expert, and the native one gives a token the same bits in every batch.
+        return route(x, weight, None, None, _GATE).combine_weights.to(x.dtype)
 
 
 def _function(spec: ExpertSpec) -> dict[str, Any]:

@@ -9,8 +9,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from headgate.balance import Balance
-from headgate.errors import InputError, SpecError
+from headgate.errors import BackendError, InputError, SpecError
+from headgate.kernels.experts import runs_natively
 from headgate.nn.experts import Experts, SharedExpert
+from headgate.nn.native_route import is_covered
 from headgate.nn.router import Router, check_token_ids
 from headgate.spec import ExpertSpec, RouterSpec, SharedSpec, family, preset
 
@@ -35,6 +37,8 @@ class MoE(nn.Module):
         shared: an expert that every token gets; None = none.
         balance: "switch", "z", "importance", "sequence", "global_batch", "bias", or a `Balance`; None = none.
         balance_group: data-parallel group of the global-batch loss; None = all ranks.
+        batch_invariant: refuse to run where a token's output could have other bits alone than in a batch. It holds for
+            inference on a CPU with the native kernels, at no price: these have one order of summation for every batch.
         device, dtype: as for `torch.nn.Linear`.
 
     Raises:
@@ -62,18 +66,24 @@ class MoE(nn.Module):
         shared: SharedSpec | None = None,
         balance: Balance | str | None = None,
         balance_group: dist.ProcessGroup | None = None,
+        batch_invariant: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         spec = _resolve_router(router, num_experts, top_k)
+        if batch_invariant and not is_covered(spec):
+            raise SpecError(
+                f"batch_invariant (=True) needs a router that ranks each token's experts by themselves, not selection "
+                f"{spec.selection!r} with capacity {spec.capacity}; use selection='top_k' and capacity=None"
+            )
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         expert_spec = experts or ExpertSpec()
         self.experts = Experts(d_model, d_ff, num_experts=spec.num_experts, spec=expert_spec, **factory)
         strengths = Balance.named(balance) if isinstance(balance, str) else balance
         self.router = Router(d_model, spec, balance=strengths, balance_group=balance_group, **factory)
         self.shared_expert = None if shared is None else SharedExpert(d_model, shared, expert_spec, **factory)
-        self.d_model = d_model
+        self.d_model, self.batch_invariant = d_model, batch_invariant
 
     @classmethod
     def from_family(
@@ -142,9 +152,12 @@ class MoE(nn.Module):
 
         Raises:
             InputError: `x`, `token_ids` or `padding_mask` of another shape or dtype than said here.
+            BackendError: `batch_invariant` was asked for and can't be kept here.
         """
         self._check(x, token_ids, padding_mask)
         flat = x.reshape(-1, self.d_model)
+        if self.batch_invariant:
+            self._check_invariant(flat, padding_mask)
         routing = self.router(
             flat,
             sequence_length=x.shape[-2] if x.dim() > 1 else 1,
@@ -177,6 +190,19 @@ class MoE(nn.Module):
             )
         if token_ids is not None and self.spec.vocab_size is not None and token_ids.device.type == "cpu":
             check_token_ids(token_ids, self.spec.vocab_size)
+
+    def _check_invariant(self, flat: Tensor, padding_mask: Tensor | None) -> None:
+        if padding_mask is not None:
+            raise InputError(
+                "padding_mask (given) goes another way than the batch-invariant one; leave it out (padding then gets "
+                "outputs, which harm no other token)"
+            )
+        if not (runs_natively(flat.device.type, flat.dtype) and self.router.decides_natively(flat)):
+            raise BackendError(
+                f"batch_invariant (=True) can't be kept for {flat.dtype} on {flat.device.type} with "
+                f"training={self.training}, gradients={torch.is_grad_enabled()}; call eval() and run under "
+                "torch.no_grad() on a CPU in float32, float16 or bfloat16, with the native library (`headgate doctor`)"
+            )
 
 
 def _resolve_router(router: str | RouterSpec | None, num_experts: int | None, top_k: int | None) -> RouterSpec:

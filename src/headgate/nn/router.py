@@ -127,7 +127,7 @@ class Router(nn.Module):
         Raises:
             InputError: no token ids for a hash router.
         """
-        if is_padding is None and self._decides_natively(x):
+        if is_padding is None and self.decides_natively(x):
             assert self.weight is not None  # Every covered spec has one.
             return route_natively(self.spec, x, self.weight, self.bias, self.selection_bias)
         batch = Batch(
@@ -153,8 +153,11 @@ class Router(nn.Module):
             losses={name: value.detach() for name, value in losses.items()},
         )
 
-    def _decides_natively(self, x: Float[Tensor, "T D"]) -> bool:
-        """Whether one native pass decides: for inference on a CPU, by a spec that it covers, with no loss to report."""
+    def decides_natively(self, x: Float[Tensor, "T D"]) -> bool:
+        """Whether one native pass decides: for inference on a CPU, by a spec that it covers, with no loss to report.
+
+        Then a token's route has the same bits alone and in any batch.
+        """
         # Training mode without a graph may be activation checkpointing's first pass, which the second, with a graph,
         # must repeat to the bit.
         if self.training or self.balance.has_losses or not is_covered(self.spec):
