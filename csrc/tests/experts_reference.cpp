@@ -2,82 +2,16 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
-#include "numbers.h"
+#include "activations.h"
 
 namespace fuzz {
 namespace {
 
-const double kFloatRoundoff = roundoff_of(HEADGATE_FLOAT32);
-// No activation here is steeper: GELU's slope peaks at 1.129, SiLU's (of any sigmoid slope) at 1.0998.
-constexpr double kSteepest = 1.13;
-// The activations' own errors, in units of |z| * 2^-24. GELU for negative z is a difference of numbers near 1/2, off by a
-// few roundings each; exp of an argument up to 88 is off by that argument's own rounding, 88 / 2 units, where it is
-// below e^-16.
-constexpr double kActivationRoundings = 16.0;
-// What flushing products below float32's normal range to zero may lose: 2^-126 for each of thousands.
-constexpr double kFlushed = 0x1p-100;
-
-// Rounded to a storage type.
-Bounded store(const Bounded& exact, int dtype) {
-  const double off = roundoff_of(dtype) * (std::fabs(exact.value) + exact.error) + smallest_roundoff_of(dtype);
-  return {exact.value, exact.error + off};
-}
-
-// A sum of products of exact numbers and bounded ones, in float32: n + 1 roundings at most touch each term, whatever the
-// order (N. Higham, "Accuracy and Stability of Numerical Algorithms", 2nd edition, 2002, section 4.2).
-class Sum {
- public:
-  void add(double factor, const Bounded& term) {
-    value_ += factor * term.value;
-    error_ += std::fabs(factor) * term.error;
-    magnitude_ += std::fabs(factor) * (std::fabs(term.value) + term.error);
-    ++num_terms_;
-  }
-
-  Bounded total() const { return {value_, error_ + (num_terms_ + 1) * kFloatRoundoff * magnitude_ + kFlushed}; }
-
- private:
-  double value_ = 0.0, error_ = 0.0, magnitude_ = 0.0;
-  int num_terms_ = 0;
-};
-
-double activate(double z, const headgate_function& f) {
-  switch (f.activation) {
-    case HEADGATE_SILU:
-      return z / (1.0 + std::exp(-static_cast<double>(f.sigmoid_slope) * z));
-    case HEADGATE_GELU:
-      return z * 0.5 * std::erfc(-z * std::sqrt(0.5));
-    case HEADGATE_GELU_TANH:
-      return z * 0.5 * (1.0 + std::tanh(std::sqrt(2.0 / M_PI) * (z + 0.044715 * z * z * z)));
-    default:
-      return std::max(z, 0.0);
-  }
-}
-
-Bounded activate(const Bounded& z, const headgate_function& f) {
-  return {activate(z.value, f),
-          kSteepest * z.error + kActivationRoundings * kFloatRoundoff * (std::fabs(z.value) + z.error) + kFlushed};
-}
-
-// act(min(gate, clamp)) * (clip(up, clamp) + offset); cutting off moves no two numbers apart.
-Bounded apply_gated(const Bounded& gate, const Bounded& up, const headgate_function& f) {
-  const double limit = f.clamp;
-  const Bounded a = activate({std::min(gate.value, limit), gate.error}, f);
-  const double shifted = std::min(std::max(up.value, -limit), limit) + static_cast<double>(f.up_offset);
-  const double off = up.error + kFloatRoundoff * (std::fabs(shifted) + up.error);
-  const double product = a.value * shifted;
-  const double error = std::fabs(a.value) * off + std::fabs(shifted) * a.error + a.error * off;
-  return {product, error + kFloatRoundoff * (std::fabs(product) + error) + kFlushed};
-}
-
-double element(const headgate_matrices& m, int dtype, std::int64_t expert, std::int64_t row, std::int64_t column) {
-  return read(m.data, dtype, expert * m.expert_stride + row * m.row_stride + column * m.column_stride);
-}
-
 // Row `row` of a projection times inputs, plus bias: float32, or half precision where that is the storage type.
 Bounded project(const headgate_matrices& m, int dtype, std::int64_t expert, std::int64_t row, std::int64_t num_rows,
-                const std::vector<Bounded>& inputs) {
+                const BoundedArray& inputs) {
   Sum sum;
   for (std::size_t k = 0; k < inputs.size(); ++k) {
     sum.add(element(m, dtype, expert, row, static_cast<std::int64_t>(k)), inputs[k]);
@@ -86,25 +20,43 @@ Bounded project(const headgate_matrices& m, int dtype, std::int64_t expert, std:
   return dtype == HEADGATE_FLOAT16 ? store(sum.total(), dtype) : sum.total();
 }
 
-std::vector<Bounded> compute_hidden(const headgate_experts& call, const std::vector<Bounded>& up_row) {
-  const headgate_function& f = call.function;
-  std::vector<Bounded> hidden;
+BoundedArray compute_hidden(const headgate_experts& call, const BoundedArray& up_row) {
+  BoundedArray hidden;
   for (std::int64_t i = 0; i < call.d_ff; ++i) {
-    const std::int64_t gate = f.is_interleaved ? 2 * i : i, up = f.is_interleaved ? 2 * i + 1 : call.d_ff + i;
-    const auto at = [&](std::int64_t index) { return up_row[static_cast<std::size_t>(index)]; };
-    hidden.push_back(store(f.is_gated ? apply_gated(at(gate), at(up), f) : activate(at(i), f), call.dtype));
+    const UpColumns at = up_columns(call, i);
+    const Bounded gate = up_row[static_cast<std::size_t>(at.gate)], up = up_row[static_cast<std::size_t>(at.up)];
+    hidden.push_back(store(apply_function(call.function, gate, up), call.dtype));
   }
   return hidden;
 }
 
 }  // namespace
 
+double element(const headgate_matrices& m, int dtype, std::int64_t expert, std::int64_t row, std::int64_t column) {
+  return read(m.data, dtype, expert * m.expert_stride + row * m.row_stride + column * m.column_stride);
+}
+
+UpColumns up_columns(const headgate_experts& call, std::int64_t hidden) {
+  if (!call.function.is_gated) return {hidden, hidden};
+  if (call.function.is_interleaved) return {2 * hidden, 2 * hidden + 1};
+  return {hidden, call.d_ff + hidden};
+}
+
+// act(min(gate, clamp)) * (clip(up, clamp) + offset); cutting off moves no two numbers apart.
+Bounded apply_function(const headgate_function& f, const Bounded& gate, const Bounded& up) {
+  if (!f.is_gated) return activate(gate, f);
+  const double limit = f.clamp;
+  const double shifted = std::min(std::max(up.value, -limit), limit) + static_cast<double>(f.up_offset);
+  const Bounded other{shifted, up.error + kFloatRoundoff * (std::fabs(shifted) + up.error)};
+  return multiply(activate(Bounded{std::min(gate.value, limit), gate.error}, f), other);
+}
+
 ExpertsResult run_experts_naively(const ExpertsProblem& problem) {
   const headgate_experts& call = problem.call;
   ExpertsResult result;
-  std::vector<std::vector<Bounded>> outputs;
+  std::vector<BoundedArray> outputs;
   for (std::int64_t row = 0; row < call.num_rows; ++row) {
-    std::vector<Bounded> x;
+    BoundedArray x;
     for (std::int64_t d = 0; d < call.d_model; ++d) {
       x.push_back({read(call.x, call.dtype, call.token_of_row[row] * call.x_stride + d), 0.0});
     }
@@ -113,12 +65,12 @@ ExpertsResult run_experts_naively(const ExpertsProblem& problem) {
       outputs.push_back(std::move(x));
       continue;
     }
-    std::vector<Bounded> up_row, output;
+    BoundedArray up_row, output;
     for (std::int64_t u = 0; u < problem.up_width(); ++u) {
       up_row.push_back(project(call.up, call.dtype, expert, u, problem.up_width(), x));
       result.up_rows.push_back(store(up_row.back(), call.dtype));
     }
-    const std::vector<Bounded> hidden = compute_hidden(call, up_row);
+    const BoundedArray hidden = compute_hidden(call, up_row);
     for (std::int64_t d = 0; d < call.d_model; ++d) {
       output.push_back(project(call.down, call.dtype, expert, d, call.d_model, hidden));
     }

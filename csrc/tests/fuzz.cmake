@@ -22,6 +22,7 @@ set(HEADGATE_CHECKS
   csrc/tests/experts_check.cpp
   csrc/tests/experts_problem.cpp
   csrc/tests/experts_reference.cpp
+  csrc/tests/gradients_reference.cpp
   csrc/tests/plan_check.cpp
   csrc/tests/probe_check.cpp
   csrc/tests/route_check.cpp
