@@ -125,7 +125,7 @@ std::int64_t count_scratch(const headgate_router& router, std::int64_t num_token
 
 // Several blocks for each thread, so that one that is held up does not hold up the rest.
 std::int64_t choose_block_size(std::int64_t num_tokens, int num_threads) {
-  if (num_threads == 1) return std::min(std::max<std::int64_t>(num_tokens, 1), kMaxBlock);
+  if (num_threads <= 1) return std::min(std::max<std::int64_t>(num_tokens, 1), kMaxBlock);
   const std::int64_t share = num_tokens / (std::int64_t{4} * num_threads);
   return std::min(std::max((share + kTile - 1) / kTile * kTile, kTile), kMaxBlock);
 }

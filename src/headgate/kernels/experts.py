@@ -347,7 +347,8 @@ class _Call:
 
 
 def _addressable(weight: Tensor) -> Tensor:
-    return weight if 1 in weight.stride()[1:] else weight.contiguous()
+    # Not `contiguous()`, which leaves the strides of a [1, 1, 1] tensor as they are.
+    return weight if 1 in weight.stride()[1:] else weight.clone(memory_format=torch.contiguous_format)
 
 
 def _matrices(weight: Tensor, bias: Tensor | None) -> _Matrices:
