@@ -1,0 +1,130 @@
+"""Every MoE architecture of the installed transformers, on our backend: outputs and gradients are theirs."""
+
+from __future__ import annotations
+
+import copy
+import math
+import statistics
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import headgate.integrations.transformers as integration
+from compare import assert_close
+from headgate.integrations.transformers.sites import find_sites
+from integrations import zoo
+
+NAMES = zoo.architectures()
+
+# Outside the interface, and no adapter: the reason is in the table that `accelerate` returns.
+KEPT = {"doge", "nllb_moe", "switch_transformers", "vitpose_backbone"}
+
+# The longest chain of sums from the embedding to the output: per layer about 12 of D and 2 of F terms.
+TERMS = zoo.NUM_LAYERS * (12 * zoo.D_MODEL + 2 * zoo.D_FF)
+
+
+def test_architectures_are_found_and_every_one_is_built():
+    inside = [name for name in NAMES if zoo.is_in_interface(name)]
+    assert len(inside) >= 64
+    assert len(NAMES) - len(inside) >= 9
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_layers_are_found_and_switched(name):
+    model = zoo.build(name)
+    table = integration.accelerate(model)
+    assert len(table.layers) >= 1
+    reasons = [layer.reason for layer in table.layers if not layer.is_switched]
+    if name in KEPT:
+        assert table.num_switched == 0
+    else:
+        assert [reason for reason in reasons if "attention heads" not in reason] == []
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in KEPT])
+def test_outputs_are_those_of_eager_in_float32(name):
+    model = zoo.build(name)
+    expected = run(model)
+    integration.accelerate(model)
+    assert_close("output", run(model), expected, dtype=torch.float32, terms=TERMS)
+    integration.restore(model)
+    assert torch.equal(run(model), expected)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in KEPT])
+def test_gradients_are_those_of_eager_in_float32(name):
+    model = zoo.build(name)
+    expected = differentiate(model)
+    integration.accelerate(model)
+    actual = differentiate(model)
+    # Where an architecture saturates, a gradient is what is left of terms of the usual size.
+    scale = statistics.median(gradient.square().mean().sqrt().item() for gradient in expected.values())
+    for path, gradient in actual.items():
+        wanted = expected.get(path, torch.zeros_like(gradient))
+        assert_close(path, gradient, wanted, dtype=torch.float32, terms=TERMS, scale=scale)
+    assert expected.keys() <= actual.keys()
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in KEPT])
+def test_experts_in_bfloat16_are_as_near_to_float64_as_eager(name):
+    """Each layer's experts on what the bfloat16 model feeds them.
+
+    The factor: eager rounds the output at least, an error of e; we round the rows between the two products and the
+    output, two independent errors of e each: sqrt(2) * e. Most architectures round more often than we do.
+    """
+    model = zoo.cast(zoo.build(name), torch.bfloat16)
+    calls = record_calls(model)
+    eager = run_calls(model, calls, torch.bfloat16)
+    exact = run_calls(zoo.cast(model, torch.float64), calls, torch.float64)
+    integration.accelerate(model)
+    ours = run_calls(model, calls, torch.bfloat16)
+    for path, reference in exact.items():
+        theirs, mine = distance(eager[path], reference), distance(ours[path], reference)
+        assert mine <= math.sqrt(2) * theirs, f"{path}: {mine:.2e} from float64, eager {theirs:.2e}"
+
+
+def run(model: nn.Module) -> Tensor:
+    with torch.no_grad():
+        return zoo.output_of(model(**zoo.example_inputs(model)))
+
+
+def differentiate(model: nn.Module) -> dict[str, Tensor]:
+    """The gradient of a fixed functional of the output for every parameter that it reaches."""
+    model.zero_grad()
+    out = zoo.output_of(model(**zoo.example_inputs(model)))
+    functional = torch.randn(out.shape, generator=torch.Generator().manual_seed(2))
+    (out * functional).sum().backward()
+    return {path: p.grad.clone() for path, p in model.named_parameters() if p.grad is not None}
+
+
+def record_calls(model: nn.Module) -> dict[str, tuple[Any, Any]]:
+    """What each module that runs experts is called with in one forward pass."""
+    calls: dict[str, tuple[Any, Any]] = {}
+
+    def keep(path: str, args: Any, kwargs: Any) -> None:
+        calls[path] = copy.deepcopy((args, kwargs))
+
+    handles = [
+        site.module.register_forward_pre_hook(lambda _, *call, path=site.path: keep(path, *call), with_kwargs=True)
+        for site in find_sites(model)
+    ]
+    run(model)
+    for handle in handles:
+        handle.remove()
+    return calls
+
+
+def run_calls(model: nn.Module, calls: dict[str, tuple[Any, Any]], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The output of each of these modules on those calls, in a dtype."""
+    outputs = {}
+    for path, (args, kwargs) in calls.items():
+        with torch.no_grad():
+            result = model.get_submodule(path)(*zoo.cast_values(args, dtype), **zoo.cast_values(kwargs, dtype))
+        outputs[path] = result[0] if isinstance(result, tuple) else result
+    return outputs
+
+
+def distance(actual: Tensor, exact: Tensor) -> float:
+    return (actual.double() - exact).square().mean().sqrt().item()
