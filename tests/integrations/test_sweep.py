@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 import statistics
 from typing import Any
@@ -10,16 +11,24 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 import headgate.integrations.transformers as integration
 from compare import assert_close
 from headgate.integrations.transformers.sites import find_sites
+from headgate.observe.trace import RoutingTrace
 from integrations import zoo
 
 NAMES = zoo.architectures()
 
 # Outside the interface, and no adapter: the reason is in the table that `accelerate` returns.
 KEPT = {"doge", "nllb_moe", "switch_transformers", "vitpose_backbone"}
+
+# Its routing is computed inside the block's forward: seen, and not to be replaced.
+NOT_REPLAYED = {"doge"}
+
+# Its experts take the router's mask for ids, so that no id changes the output; docs/transformers.md shows how.
+DEAF_TO_IDS = {"nllb_moe"}
 
 # The longest chain of sums from the embedding to the output: per layer about 12 of D and 2 of F terms.
 TERMS = zoo.NUM_LAYERS * (12 * zoo.D_MODEL + 2 * zoo.D_FF)
@@ -83,6 +92,55 @@ def test_experts_in_bfloat16_are_as_near_to_float64_as_eager(name):
     for path, reference in exact.items():
         theirs, mine = distance(eager[path], reference), distance(ours[path], reference)
         assert mine <= math.sqrt(2) * theirs, f"{path}: {mine:.2e} from float64, eager {theirs:.2e}"
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if zoo.is_in_interface(name)])
+def test_tap_sees_what_the_experts_are_called_with(name):
+    """Seen by a backend of the interface, which is another way than the tap's."""
+    model = zoo.build(name)
+    calls = []
+
+    def spy(module: nn.Module, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
+        calls.append((ids.clone(), weights.clone()))
+        return ALL_EXPERTS_FUNCTIONS["batched_mm"](module, hidden, ids, weights)
+
+    ALL_EXPERTS_FUNCTIONS.register("spy", spy)
+    for site in find_sites(model):
+        site.module.config._experts_implementation_internal = "spy"
+    with integration.tap(model) as tape:
+        run(model)
+    decisions = [decision for layer in tape.layers.values() for decision in layer.decisions]
+    assert len(decisions) == len(calls) > 0
+    for decision, (ids, weights) in zip(decisions, calls, strict=True):
+        assert torch.equal(decision.expert_ids, ids)
+        assert torch.equal(decision.combine_weights, weights)
+        assert decision.logits.shape[0] == len(ids)
+
+
+@pytest.mark.parametrize("implementation", ["eager", "headgate"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in NOT_REPLAYED])
+def test_replay_gives_the_output_bit_for_bit_and_other_ids_another(name, implementation):
+    model = zoo.build(name)
+    if implementation == "headgate":
+        integration.accelerate(model)
+    with integration.tap(model) as tape:
+        expected = run(model)
+    trace = make_trace(tape, name)
+    with integration.replay(model, trace):
+        assert torch.equal(run(model), expected)
+    moved = dataclasses.replace(trace, topk_ids=(trace.topk_ids + 1) % zoo.NUM_EXPERTS)
+    with integration.replay(model, moved), integration.tap(model) as other:
+        assert torch.equal(run(model), expected) == (name in DEAF_TO_IDS)
+    assert torch.equal(make_trace(other, name).topk_ids, moved.topk_ids)
+    assert torch.equal(run(model), expected)
+
+
+def make_trace(tape: integration.Tape, name: str) -> RoutingTrace:
+    """A trace; an image model is called without token ids, so they are given here."""
+    if name == "vitpose_backbone":
+        passes = [dataclasses.replace(one, token_ids=torch.zeros(2, 4, dtype=torch.int64)) for one in tape.passes]
+        tape = dataclasses.replace(tape, passes=passes)
+    return integration.make_trace(tape)
 
 
 def run(model: nn.Module) -> Tensor:

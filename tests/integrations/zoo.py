@@ -82,7 +82,7 @@ SIZES: Mapping[str, Any] = {
     "n_group": 2,
     **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input", "unpadded_vocab_size"), VOCABULARY),
     **dict.fromkeys(("max_position_embeddings", "max_seq_len", "sliding_window", "sliding_window_size"), 64),
-    "hidden_size_per_layer_input": 8,
+    "hidden_size_per_layer_input": 0,  # as in the Gemma 4 that has experts
     "index_topk": 4,
     "rotary_dim": 8,
     "pad_token_id": 0,
