@@ -15,8 +15,11 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 import headgate.integrations.transformers as integration
 from compare import assert_close
+from headgate.integrations.transformers.formulas import Formula
 from headgate.integrations.transformers.sites import find_sites
+from headgate.nn.routing import Batch, RouterState, route
 from headgate.observe.trace import RoutingTrace
+from headgate.scores import compute_scores
 from integrations import zoo
 
 NAMES = zoo.architectures()
@@ -29,6 +32,9 @@ NOT_REPLAYED = {"doge"}
 
 # Its experts take the router's mask for ids, so that no id changes the output; docs/transformers.md shows how.
 DEAF_TO_IDS = {"nllb_moe"}
+
+# No RouterSpec describes their router; the formula's note says why.
+NO_FORMULA = {"doge", "vitpose_backbone", "zaya"}
 
 # The longest chain of sums from the embedding to the output: per layer about 12 of D and 2 of F terms.
 TERMS = zoo.NUM_LAYERS * (12 * zoo.D_MODEL + 2 * zoo.D_FF)
@@ -133,6 +139,44 @@ def test_replay_gives_the_output_bit_for_bit_and_other_ids_another(name, impleme
         assert torch.equal(run(model), expected) == (name in DEAF_TO_IDS)
     assert torch.equal(make_trace(other, name).topk_ids, moved.topk_ids)
     assert torch.equal(run(model), expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_formula_gives_the_models_own_ids_and_weights_from_its_logits(name):
+    model = zoo.build(name)
+    with integration.tap(model) as tape:
+        run(model)
+    for layer in tape.layers.values():
+        formula = integration.formula_from_config(model.config, layer_index=layer.layer_index)
+        if formula.spec is None:
+            assert formula.gives == "nothing"
+            assert name in NO_FORMULA
+            continue
+        assert name not in NO_FORMULA
+        for decision in layer.decisions:
+            check_formula(formula, layer, decision)
+
+
+def check_formula(formula: Formula, layer: integration.LayerTape, decision: integration.Decision) -> None:
+    spec, logits = formula.spec, decision.logits
+    scores = compute_scores(logits, score=spec.score, score_dtype=spec.score_dtype, model_dtype=torch.float32)
+    table = None
+    if spec.selection == "hash":  # by token id, from the model's own table
+        table, spec = decision.expert_ids, dataclasses.replace(spec, vocab_size=len(logits))
+    state = RouterState(selection_bias=layer.selection_bias if spec.selection_bias else None, expert_table=table)
+    batch = Batch(sequence_length=7, training=False, token_ids=torch.arange(len(logits)))
+    choice, plan = route(spec, logits, scores, batch, state)
+    kept = choice.expert_ids.where(plan.drop_reason == 0, -1)
+    ours, theirs = weigh(kept, choice.combine_weights), weigh(decision.expert_ids, decision.combine_weights)
+    assert torch.equal(ours.isfinite(), theirs.isfinite())
+    if formula.gives == "ids and weights":
+        assert_close("weights", ours.nan_to_num(0.0), theirs.nan_to_num(0.0), dtype=torch.float32, terms=zoo.D_MODEL)
+
+
+def weigh(ids: Tensor, weights: Tensor) -> Tensor:
+    """[T, E]: each expert's weight, NaN where it isn't chosen."""
+    table = torch.full((len(ids), 2 * zoo.NUM_EXPERTS + 1), float("nan"))
+    return table.scatter(1, ids.where(ids >= 0, 2 * zoo.NUM_EXPERTS), weights.float())[:, :-1]
 
 
 def make_trace(tape: integration.Tape, name: str) -> RoutingTrace:

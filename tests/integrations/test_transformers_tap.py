@@ -192,3 +192,19 @@ def test_replay_refuses_what_does_not_fit():
     doge = zoo.build("doge")
     with pytest.raises(InputError, match=r"model.layers.0.mlp \(=DogeCDMoE\) decides inside its own forward"):
         integration.replay(doge, record(doge)).__enter__()
+
+
+def test_margin_and_entropy_follow_the_models_own_router():
+    model = zoo.build("mixtral")
+    with integration.tap(model) as tape, torch.no_grad():
+        model(IDS)
+    trace = integration.make_trace(tape)
+    scores = tape["model.layers.0.mlp.experts"][0].logits.softmax(1)
+    ranked = scores.sort(dim=1, descending=True).values
+    torch.testing.assert_close(trace.select_margin[0], (ranked[:, 2] - ranked[:, 3]).half(), rtol=2e-3, atol=1e-6)
+    entropy = -(scores * scores.log()).sum(1)
+    torch.testing.assert_close(trace.router_entropy[0], entropy.half(), rtol=2e-3, atol=1e-6)
+    assert trace.metadata["layers"][0]["router"]["normalise"] == "sum"
+    unknown = integration.make_trace(tape, specs={})
+    assert unknown.select_margin.isnan().all()
+    assert unknown.metadata["layers"][0]["router"] is None

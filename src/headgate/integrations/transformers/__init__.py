@@ -11,6 +11,7 @@
 `register` alone adds the name "headgate" to the experts interface. Nothing happens at import.
 """
 
+from headgate.integrations.transformers.formulas import Formula, formula_from_config, spec_from_config
 from headgate.integrations.transformers.recording import make_trace
 from headgate.integrations.transformers.replay import replay
 from headgate.integrations.transformers.switch import Acceleration, LayerBackend, accelerate, register, restore
@@ -19,14 +20,17 @@ from headgate.integrations.transformers.tap import Decision, ForwardPass, LayerT
 __all__ = [
     "Acceleration",
     "Decision",
+    "Formula",
     "ForwardPass",
     "LayerBackend",
     "LayerTape",
     "Tape",
     "accelerate",
+    "formula_from_config",
     "make_trace",
     "register",
     "replay",
     "restore",
+    "spec_from_config",
     "tap",
 ]

@@ -10,8 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
-from headgate.errors import InputError
+from headgate.errors import InputError, SpecError
 from headgate.flow import NO_EXPERT
+from headgate.integrations.transformers.formulas import formula_from_config
 from headgate.integrations.transformers.tap import ForwardPass, LayerTape, Tape
 from headgate.observe.metrics import router_entropy, select_margin
 from headgate.observe.trace import Phase, RoutingTrace
@@ -32,7 +33,8 @@ def make_trace(
 
     Args:
         tape: of `tap`.
-        specs: each layer's router by module path, for margin and entropy; without one they are NaN.
+        specs: each layer's router by module path, for margin and entropy; without one they are NaN. By default
+            those that `spec_from_config` knows.
         metadata: plain values to keep with the trace; the layers' paths and specs are added.
 
     Returns:
@@ -45,7 +47,7 @@ def make_trace(
     layers = [layer for layer in tape.layers.values() if _num_tokens(layer) == len(order)]
     if not layers:
         raise InputError("no layer saw every token of the passes; run the whole model inside the tap, encoder apart")
-    specs = specs or {}
+    specs = known_specs(tape) if specs is None else specs
     num_slots = max(decision.expert_ids.shape[1] for layer in layers for decision in layer.decisions)
     num_experts = max(layer.num_experts for layer in layers)
     ids = torch.stack([_join(layer, "expert_ids", num_slots, NO_EXPERT)[order] for layer in layers])
@@ -63,6 +65,20 @@ def make_trace(
         metadata={**(metadata or {}), "layers": [_describe_layer(layer, specs.get(layer.path)) for layer in layers]},
         **tokens,
     )
+
+
+def known_specs(tape: Tape) -> dict[str, RouterSpec | None]:
+    """Each layer's router by module path, as the model's configuration gives it; None where no spec says it."""
+    return {path: _known_spec(tape.config, layer.layer_index) for path, layer in tape.layers.items()}
+
+
+def _known_spec(config: Any, layer_index: int) -> RouterSpec | None:
+    if config is None:
+        return None
+    try:
+        return formula_from_config(config, layer_index=layer_index).spec
+    except SpecError:  # an architecture that is newer than our formulas: its routing is recorded all the same
+        return None
 
 
 def _token_order(passes: Sequence[ForwardPass]) -> Int[Tensor, " T"]:
