@@ -108,15 +108,18 @@ def accelerate(model: nn.Module, *, any_device: bool = False) -> Acceleration:
             f"model (={type(model).__name__}) has no MoE layer of transformers; "
             "only layers with routed experts get faster"
         )
+    planned = plan_switch(sites, any_device=any_device)
+    for site in sites:
+        if planned[site.path].is_switched:
+            _switch(model, site)
+    return Acceleration(layers=tuple(planned.values()))
+
+
+def plan_switch(sites: Sequence[Site], *, any_device: bool = True) -> dict[str, LayerBackend]:
+    """Say by module path what `accelerate` would switch, and why not the rest."""
     refusals = {site.path: _refusal(site, any_device=any_device) for site in sites}
     shared = _configs_that_must_stay(sites, refusals)
-    layers = []
-    for site in sites:
-        refusal = refusals[site.path] or shared.get(site.path)
-        if refusal is None:
-            _switch(model, site)
-        layers.append(_describe(site, refusal))
-    return Acceleration(layers=tuple(layers))
+    return {site.path: _describe(site, refusals[site.path] or shared.get(site.path)) for site in sites}
 
 
 def restore(model: nn.Module) -> None:
