@@ -11,6 +11,7 @@
 `register` alone adds the name "headgate" to the experts interface. Nothing happens at import.
 """
 
+from headgate.integrations.transformers.balancing import Balanced, balance
 from headgate.integrations.transformers.formulas import Formula, formula_from_config, spec_from_config
 from headgate.integrations.transformers.recording import make_trace
 from headgate.integrations.transformers.replay import replay
@@ -19,6 +20,7 @@ from headgate.integrations.transformers.tap import Decision, ForwardPass, LayerT
 
 __all__ = [
     "Acceleration",
+    "Balanced",
     "Decision",
     "Formula",
     "ForwardPass",
@@ -26,6 +28,7 @@ __all__ = [
     "LayerTape",
     "Tape",
     "accelerate",
+    "balance",
     "formula_from_config",
     "make_trace",
     "register",

@@ -166,7 +166,7 @@ def _watch_model(model: nn.Module, tape: Tape) -> Iterator[None]:
 
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not is_recomputing():
-            tape.passes.append(_describe_pass({**dict(zip(parameters, args, strict=False)), **kwargs}))
+            tape.passes.append(describe_pass({**dict(zip(parameters, args, strict=False)), **kwargs}))
 
     handle = model.register_forward_pre_hook(note, with_kwargs=True)
     try:
@@ -175,7 +175,8 @@ def _watch_model(model: nn.Module, tape: Tape) -> Iterator[None]:
         handle.remove()
 
 
-def _describe_pass(inputs: Mapping[str, Any]) -> ForwardPass:
+def describe_pass(inputs: Mapping[str, Any]) -> ForwardPass:
+    """What a forward pass of the model is given, from its arguments by name."""
     token_ids, mask, cache = (inputs.get(name) for name in ("input_ids", "attention_mask", "past_key_values"))
     position = 0 if cache is None else int(cache.get_seq_length())
     return ForwardPass(
