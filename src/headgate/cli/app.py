@@ -10,6 +10,7 @@ import typer
 
 from headgate.cli.demo import demo
 from headgate.cli.doctor import doctor
+from headgate.cli.inspect import inspect
 from headgate.cli.output import print_error
 from headgate.errors import HeadgateError
 
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 app.command("demo")(demo)
 app.command("doctor")(doctor)
+app.command("inspect")(inspect)
 
 
 def print_version(wanted: bool) -> None:

@@ -1,0 +1,88 @@
+"""`headgate inspect`: the MoE layers of a model of transformers, from its configuration."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from headgate.cli.output import JsonOption, QuietOption, print_json, result_console
+
+if TYPE_CHECKING:
+    from headgate.integrations.transformers.inspection import InspectedLayer, Inspection
+
+ModelArgument = Annotated[str, typer.Argument(help="A directory, a config.json, or a Hub id. No weights are read.")]
+
+
+def inspect(model: ModelArgument, json: JsonOption = False, quiet: QuietOption = False) -> None:
+    """Show a model's MoE layers: experts, router, shared experts, and what would run them here.
+
+    With -q, print one line for each kind of layer.
+    """
+    from headgate.integrations.transformers.inspection import inspect_model
+
+    inspection = inspect_model(model)
+    if json:
+        print_json(inspection.to_dict())
+        return
+    console = result_console()
+    if quiet:
+        for layer, places in inspection.groups():
+            console.print(f"{_layers(places)}: {_experts(layer)}; {layer.backend}", soft_wrap=True)
+        return
+    print_inspection(inspection, console)
+
+
+def print_inspection(inspection: Inspection, console: Console) -> None:
+    """Print the model in a line and each kind of layer as a table."""
+    of_all = f" of {inspection.num_layers}" if inspection.num_layers else ""
+    console.print(
+        Text.assemble((inspection.name, "bold"), f"  {inspection.class_name} ({inspection.model_type}), "),
+        f"{_billions(inspection.num_parameters)} parameters, {inspection.dtype}, "
+        f"experts in {len(inspection.layers)}{of_all} layers",
+        soft_wrap=True,
+    )
+    for layer, places in inspection.groups():
+        console.print()
+        console.print(_layer_table(layer, places))
+
+
+def _layer_table(layer: InspectedLayer, places: list[int]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
+    table.add_row("layers", f"{_layers(places)} ({layer.class_name})")
+    table.add_row("experts", f"{_experts(layer)}, {_billions(layer.num_parameters)} parameters a layer")
+    table.add_row("router", layer.words or "no formula")
+    if layer.symbols:
+        table.add_row("", Text(layer.symbols, style="bold"))
+    if layer.note:
+        table.add_row("", layer.note)
+    shared = [f"{name} ({_billions(count)})" for name, count in layer.shared.items()]
+    table.add_row("shared", ", ".join(shared) or "none")
+    table.add_row("backend", layer.backend)
+    return table
+
+
+def _experts(layer: InspectedLayer) -> str:
+    return f"{layer.num_experts} experts" + (f", {layer.top_k} a token" if layer.top_k else "")
+
+
+def _layers(places: list[int]) -> str:
+    """Runs of numbers: 0-2, 5."""
+    ends = [i for i, (one, other) in enumerate(pairwise(places)) if other != one + 1] + [len(places) - 1]
+    begins = [0, *(end + 1 for end in ends[:-1])]
+    runs = [(places[begin], places[end]) for begin, end in zip(begins, ends, strict=True)]
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+
+
+def _billions(count: int) -> str:
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return str(count)

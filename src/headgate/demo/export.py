@@ -1,0 +1,116 @@
+"""The trained demo as a checkpoint that `transformers` loads: config.json, model.safetensors, tokenizer.json."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as decode
+from safetensors.torch import save as encode
+from torch import Tensor
+
+from headgate.demo.checkpoint import latest_checkpoint
+from headgate.demo.config import DemoConfig, ModelConfig, expert_width, router_spec
+from headgate.demo.folder import CHECKPOINTS, CONFIG, TOKENIZER, read_json, write_json
+from headgate.demo.tokenizer import END, END_ID
+from headgate.errors import ArtifactError, SpecError
+from headgate.observe.files import explain_os_errors, replace_file
+
+_WEIGHTS = "model.safetensors"
+
+
+def export_mixtral(run: Path, out: Path) -> Path:
+    """Write a demo run's latest checkpoint in Mixtral's layout, with equal logits.
+
+    Args:
+        run: the folder of `headgate demo`.
+        out: the folder to write, made if need be; `AutoModelForCausalLM.from_pretrained(out)` loads it.
+
+    Returns:
+        `out`.
+
+    Raises:
+        ArtifactError: the run has no checkpoint, or something can't be read or written.
+        SpecError: the run's router or feed-forward isn't Mixtral's.
+    """
+    config = DemoConfig.from_dict(read_json(run / CONFIG))
+    _require_mixtral(config.model)
+    checkpoint = latest_checkpoint(run / CHECKPOINTS)
+    if checkpoint is None:
+        raise ArtifactError(f"{run} has no checkpoint yet; let headgate demo run until it has saved one")
+    with explain_os_errors("read", checkpoint):
+        content, tokenizer = (checkpoint / _WEIGHTS).read_bytes(), (run / TOKENIZER).read_bytes()
+    try:
+        tensors = decode(content)
+    except SafetensorError as error:
+        raise ArtifactError(f"{checkpoint / _WEIGHTS} is broken ({error}); train the demo again") from error
+    with explain_os_errors("write", out):
+        out.mkdir(parents=True, exist_ok=True)
+    vocab_size = tensors["embedding.weight"].shape[0]
+    write_json(out / "config.json", mixtral_config(config, vocab_size=vocab_size))
+    write_json(out / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END})
+    replace_file(out / TOKENIZER, tokenizer)
+    replace_file(out / _WEIGHTS, encode(mixtral_tensors(tensors, config.model), metadata={"format": "pt"}))
+    return out
+
+
+def mixtral_config(config: DemoConfig, *, vocab_size: int) -> dict[str, Any]:
+    """The demo's sizes under Mixtral's names."""
+    model, spec = config.model, router_spec(config.model)
+    return {
+        "architectures": ["MixtralForCausalLM"],
+        "model_type": "mixtral",
+        "dtype": "float32",
+        "vocab_size": vocab_size,
+        "hidden_size": model.d_model,
+        "intermediate_size": expert_width(model),
+        "num_hidden_layers": model.num_layers,
+        "num_attention_heads": model.num_heads,
+        "num_key_value_heads": model.num_heads,
+        "num_local_experts": spec.num_experts,
+        "num_experts_per_tok": spec.top_k,
+        "hidden_act": "silu",
+        "max_position_embeddings": config.training.sequence_length,
+        # What torch.nn.RMSNorm adds where no epsilon is given.
+        "rms_norm_eps": torch.finfo(torch.float32).eps,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0},
+        "sliding_window": None,
+        "tie_word_embeddings": True,
+        "bos_token_id": None,
+        "eos_token_id": END_ID,
+    }
+
+
+def mixtral_tensors(tensors: dict[str, Tensor], model: ModelConfig) -> dict[str, Tensor]:
+    """The demo's tensors under the names of Mixtral's files: one matrix for each expert and projection."""
+    named = {"model.embed_tokens.weight": tensors["embedding.weight"], "model.norm.weight": tensors["norm.weight"]}
+    for layer in range(model.num_layers):
+        ours, theirs = f"layers.{layer}", f"model.layers.{layer}"
+        query, key, value = tensors[f"{ours}.attention.qkv.weight"].chunk(3)
+        named |= {
+            f"{theirs}.input_layernorm.weight": tensors[f"{ours}.attention_norm.weight"],
+            f"{theirs}.post_attention_layernorm.weight": tensors[f"{ours}.mlp_norm.weight"],
+            f"{theirs}.self_attn.q_proj.weight": query,
+            f"{theirs}.self_attn.k_proj.weight": key,
+            f"{theirs}.self_attn.v_proj.weight": value,
+            f"{theirs}.self_attn.o_proj.weight": tensors[f"{ours}.attention.out.weight"],
+            f"{theirs}.block_sparse_moe.gate.weight": tensors[f"{ours}.moe.router.weight"],
+        }
+        experts = zip(
+            tensors[f"{ours}.moe.experts.gate_up_proj"], tensors[f"{ours}.moe.experts.down_proj"], strict=True
+        )
+        for expert, (gate_up, down) in enumerate(experts):
+            gate, up = gate_up.chunk(2)
+            prefix = f"{theirs}.block_sparse_moe.experts.{expert}"
+            named |= {f"{prefix}.w1.weight": gate, f"{prefix}.w2.weight": down, f"{prefix}.w3.weight": up}
+    return {name: tensor.contiguous() for name, tensor in named.items()}
+
+
+def _require_mixtral(model: ModelConfig) -> None:
+    if model.feed_forward != "moe" or model.router != "mixtral" or model.capacity is not None:
+        raise SpecError(
+            f"router (={model.router!r}), feed_forward (={model.feed_forward!r}), capacity (={model.capacity}) must be "
+            "'mixtral', 'moe' and None: Mixtral's layout holds no other; train with: headgate demo --router mixtral"
+        )

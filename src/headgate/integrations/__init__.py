@@ -1,0 +1,1 @@
+"""One part per outsider. Nothing happens at import: an integration acts when its function is called."""

@@ -1,0 +1,251 @@
+"""`tap`: see every routing decision of a transformers model, on whatever backend its experts run."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from headgate.errors import InputError
+from headgate.integrations.transformers.sites import Site, find_sites
+from headgate.integrations.transformers.wires import Choice, find_router, find_selection_bias, wire_of
+from headgate.nn.tape import is_compiled, is_recomputing
+from headgate.observe.trace import Phase
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What one layer decided in one forward pass. Values are detached copies.
+
+    Attributes:
+        forward_id: which forward pass of the model.
+        expert_ids: [T, K] int64; -1 = no expert in this slot. T runs over sequences, then positions.
+        combine_weights: [T, K], as applied, in the model's dtype.
+        logits: [T, E], what the score function gets; None where the router shows none, or they were not asked for.
+    """
+
+    forward_id: int
+    expert_ids: Int[Tensor, "T K"]
+    combine_weights: Float[Tensor, "T K"]
+    logits: Float[Tensor, "T E"] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForwardPass:
+    """What the model was called with in one forward pass.
+
+    Attributes:
+        token_ids: [B, S], or None where the model was called with something else.
+        is_padding: [B, S] bool, or None where no mask was given.
+        position: the first token's place in its sequence, padding included: what the cache holds.
+        phase: prompt where the cache was empty, else generated.
+    """
+
+    token_ids: Int[Tensor, "B S"] | None
+    is_padding: Bool[Tensor, "B S"] | None
+    position: int
+    phase: Phase
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerTape:
+    """One layer's decisions.
+
+    Attributes:
+        path: module path of what runs the experts.
+        class_name: its class.
+        layer_index: the decoder (or encoder) layer.
+        router_path: module path of the router, or None.
+        num_experts: E.
+        selection_bias: [E], what the router adds to what it ranks, or None.
+        decisions: one per forward pass that reached the layer.
+    """
+
+    path: str
+    class_name: str
+    layer_index: int
+    router_path: str | None
+    num_experts: int
+    selection_bias: Float[Tensor, " E"] | None
+    decisions: list[Decision] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tape:
+    """Every decision of every MoE layer.
+
+    Attributes:
+        layers: by module path, in model order.
+        passes: one per forward pass of the model.
+        config: the model's configuration.
+    """
+
+    layers: Mapping[str, LayerTape]
+    passes: list[ForwardPass]
+    config: Any
+
+    def __getitem__(self, path: str) -> list[Decision]:
+        return self.layers[path].decisions
+
+
+@contextmanager
+def tap(model: nn.Module, *, logits: bool = True) -> Iterator[Tape]:
+    """Record the routing of every MoE layer of a transformers model, for as long as the context lasts.
+
+    The decision is read where it is applied: in the call of the experts. Which kernel runs them doesn't change. A
+    forward pass that activation checkpointing repeats is recorded once. A compiled model runs uncompiled inside the
+    context, since compiled code does not call hooks.
+
+    Args:
+        model: any model of transformers with experts.
+        logits: whether to keep the router's logits, [T, E] a layer and pass.
+
+    Raises:
+        InputError: the model has no MoE layer.
+    """
+    stance = torch.compiler.set_stance("force_eager") if any(map(is_compiled, model.modules())) else nullcontext()
+    model = getattr(model, "_orig_mod", model)
+    sites = require_sites(model)
+    tape = Tape(
+        layers={site.path: _new_layer(model, site) for site in sites},
+        passes=[],
+        config=getattr(model, "config", None),
+    )
+    with ExitStack() as stack:
+        stack.enter_context(stance)
+        stack.enter_context(_watch_model(model, tape))
+        for site in sites:
+            stack.enter_context(_watch_site(model, site, tape, keeps_logits=logits))
+        yield tape
+
+
+def require_sites(model: nn.Module) -> list[Site]:
+    """The places that run experts.
+
+    Raises:
+        InputError: there are none.
+    """
+    sites = find_sites(model)
+    if not sites:
+        raise InputError(
+            f"model (={type(model).__name__}) has no MoE layer of transformers; for layers of Headgate use headgate.tap"
+        )
+    return sites
+
+
+def _new_layer(model: nn.Module, site: Site) -> LayerTape:
+    router, bias = find_router(model, site), find_selection_bias(model, site)
+    return LayerTape(
+        path=site.path,
+        class_name=site.class_name,
+        layer_index=site.layer_index,
+        router_path=None if router is None else router[0],
+        num_experts=count_experts(site),
+        selection_bias=None if bias is None else bias.clone(),
+    )
+
+
+def count_experts(site: Site) -> int:
+    """E of a place, zero-compute experts included."""
+    names = ("total_experts", "num_experts")
+    holders = (site.module, getattr(site.module, "router", None))
+    found = [getattr(holder, name) for holder in holders for name in names if hasattr(holder, name)]
+    return int(found[0])
+
+
+@contextmanager
+def _watch_model(model: nn.Module, tape: Tape) -> Iterator[None]:
+    """Note each forward pass before its layers run."""
+    parameters = list(inspect.signature(model.forward).parameters)
+
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not is_recomputing():
+            tape.passes.append(describe_pass({**dict(zip(parameters, args, strict=False)), **kwargs}))
+
+    handle = model.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def describe_pass(inputs: Mapping[str, Any]) -> ForwardPass:
+    """What a forward pass of the model is given, from its arguments by name."""
+    token_ids, mask, cache = (inputs.get(name) for name in ("input_ids", "attention_mask", "past_key_values"))
+    position = 0 if cache is None else int(cache.get_seq_length())
+    return ForwardPass(
+        token_ids=None if token_ids is None else token_ids.detach().clone(),
+        is_padding=None if token_ids is None else _find_padding(mask, position, token_ids.shape[1]),
+        position=position,
+        phase=Phase.GENERATED if position else Phase.PROMPT,
+    )
+
+
+def _find_padding(mask: Any, position: int, length: int) -> Bool[Tensor, "B S"] | None:
+    """Which of a pass's tokens are padding: [B, S].
+
+    `generate` with a static cache prepares the masks itself, [B, 1, S, cache] or one such for each kind of attention;
+    there a token that no token attends to, not even itself, is padding.
+    """
+    if isinstance(mask, Mapping):
+        mask = mask.get("full_attention")
+    if not isinstance(mask, Tensor) or mask.dim() not in (2, 4):
+        return None
+    if mask.dim() == 4:
+        visible = mask if mask.dtype == torch.bool else mask == 0
+        return ~visible[:, 0, :, position : position + length].any(dim=1)
+    # With a cache the mask covers what it holds, too: the tokens of this pass end at position + S.
+    return mask[:, : position + length][:, -length:] == 0
+
+
+@contextmanager
+def _watch_site(model: nn.Module, site: Site, tape: Tape, *, keeps_logits: bool) -> Iterator[None]:
+    wire, layer, router = wire_of(site), tape.layers[site.path], find_router(model, site)
+    last_logits: list[Tensor | None] = [None]
+
+    def keep(choice: Choice) -> None:
+        layer.decisions.append(
+            Decision(
+                forward_id=max(len(tape.passes) - 1, 0),
+                expert_ids=choice.expert_ids.detach().clone(),
+                combine_weights=choice.combine_weights.detach().clone(),
+                logits=last_logits[0],
+            )
+        )
+
+    def see_router(module: nn.Module, args: Any, result: Any) -> None:
+        if is_recomputing():
+            return
+        found = wire.logits(result) if keeps_logits else None
+        last_logits[0] = None if found is None else found.detach().clone()
+        if wire.at_router:
+            keep(wire.read(site.module, result))
+
+    def see_experts(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not is_recomputing():
+            keep(wire.read(site.module, positional(module, args, kwargs)))
+
+    handles = []
+    if router is not None and (keeps_logits or wire.at_router):
+        handles.append(router[1].register_forward_hook(see_router))
+    if not wire.at_router:
+        handles.append(site.module.register_forward_pre_hook(see_experts, with_kwargs=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def positional(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The arguments of an experts' call in their order: hidden states, ids, weights."""
+    if not kwargs:
+        return args
+    bound = inspect.signature(module.forward).bind(*args, **kwargs)
+    return tuple(bound.arguments.values())

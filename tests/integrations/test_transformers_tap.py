@@ -1,0 +1,210 @@
+"""Tap and replay of transformers models beyond one forward pass: generation, padding, training, files, errors."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import headgate.integrations.transformers as integration
+from headgate.errors import InputError
+from headgate.integrations.transformers.sites import find_sites, layer_index_of
+from headgate.observe.trace import Phase, RoutingTrace, load_trace, save_trace
+from integrations import zoo
+
+IDS = torch.randint(3, zoo.VOCABULARY, (2, 6), generator=torch.Generator().manual_seed(0))
+
+
+def record(model: nn.Module, ids: Tensor = IDS, **inputs: Tensor) -> RoutingTrace:
+    with integration.tap(model) as tape, torch.no_grad():
+        model(ids, **inputs)
+    return integration.make_trace(tape)
+
+
+@pytest.mark.parametrize("cache", ["dynamic", "static"])
+def test_generated_tokens_follow_their_prompt_and_say_so(cache):
+    model = zoo.build("olmoe")
+    mask = torch.ones_like(IDS)
+    mask[0, :2] = 0
+    options = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False, "cache_implementation": cache}
+    with integration.tap(model) as tape:
+        generated = model.generate(IDS, attention_mask=mask, **options)
+    trace = integration.make_trace(tape)
+    # The last token is chosen and never routed.
+    assert trace.seq_offsets.tolist() == [0, 8, 16]
+    assert torch.equal(trace.token_ids.view(2, 8), generated[:, :-1].int())
+    prompt, new, pad = int(Phase.PROMPT), int(Phase.GENERATED), int(Phase.PADDING)
+    assert trace.phase.view(2, 8).tolist() == [[pad] * 2 + [prompt] * 4 + [new] * 2, [prompt] * 6 + [new] * 2]
+    assert trace.position.view(2, 8).tolist() == [list(range(8))] * 2
+    assert trace.forward_id.view(2, 8)[0].tolist() == [0] * 6 + [1, 2]
+    assert trace.counts.sum(1).tolist() == [14 * zoo.TOP_K] * 2
+
+
+def test_a_replayed_generation_is_the_recorded_one():
+    model = zoo.build("qwen3_moe")
+    options = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
+    with integration.tap(model) as tape:
+        expected = model.generate(IDS, **options)
+    trace = integration.make_trace(tape)
+    with torch.no_grad():
+        for site in find_sites(model):
+            model.get_submodule(site.path.replace("experts", "gate")).weight.neg_()
+    assert not torch.equal(model.generate(IDS, **options), expected)
+    with integration.replay(model, trace):
+        assert torch.equal(model.generate(IDS, **options), expected)
+
+
+def test_a_trace_survives_its_file_and_replays_to_half_precision(tmp_path):
+    model = zoo.build("mixtral")
+    trace = record(model)
+    save_trace(tmp_path / "trace.safetensors", trace)
+    loaded = load_trace(tmp_path / "trace.safetensors")
+    assert torch.equal(loaded.topk_ids, trace.topk_ids)
+    with integration.replay(model, loaded, keep_own_weights=True), torch.no_grad():
+        replayed = model(IDS).logits
+    assert torch.equal(replayed, model(IDS).logits)
+
+
+def test_a_layer_is_named_by_its_path_and_its_decoder_layer():
+    trace = record(zoo.build("jetmoe"))
+    assert [layer["path"] for layer in trace.metadata["layers"]] == [
+        f"model.layers.{i}.{part}" for i in range(2) for part in ("mlp", "self_attention.experts")
+    ]
+    assert trace.layer_index.tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(("path", "index"), [("model.layers.12.mlp.experts", 12), ("h.3", 3), ("mlp2.experts", -1)])
+def test_the_layer_index_is_the_first_number_of_the_path(path, index):
+    assert layer_index_of(path) == index
+
+
+@pytest.mark.parametrize("name", ["glm4_moe", "minimax_m2", "afmoe", "lfm2_moe", "ernie4_5_moe", "zaya"])
+def test_the_selection_bias_is_found_wherever_a_model_keeps_it(name):
+    model = zoo.build(name)
+    with integration.tap(model) as tape:
+        pass
+    buffers = {**dict(model.named_buffers()), **dict(model.named_parameters())}
+    kept = [t for path, t in buffers.items() if path.endswith(("correction_bias", "expert_bias", "balancing_biases"))]
+    assert [layer.selection_bias.tolist() for layer in tape.layers.values()] == [t.flatten().tolist() for t in kept]
+
+
+def test_recording_leaves_nothing_behind_and_can_leave_out_logits():
+    model = zoo.build("mixtral")
+    with integration.tap(model, logits=False) as tape, torch.no_grad():
+        model(IDS)
+    assert [decision.logits for layer in tape.layers.values() for decision in layer.decisions] == [None, None]
+    assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("implementation", ["eager", "headgate"])
+def test_a_pass_that_checkpointing_repeats_is_recorded_once_and_replayed_twice(implementation):
+    integration.register()
+    model = zoo.build("qwen3_moe").train()
+    model.set_experts_implementation(implementation)
+    expected = gradients(model)
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    with integration.tap(model) as tape:
+        assert gradients(model).keys() == expected.keys()
+    assert [len(layer.decisions) for layer in tape.layers.values()] == [1, 1]
+    trace = integration.make_trace(tape)
+    with integration.replay(model, trace, keep_own_weights=True):
+        replayed = gradients(model)
+    assert all(torch.equal(replayed[path], expected[path]) for path in expected)
+
+
+def test_recorded_weights_are_constants_and_own_ones_have_gradients():
+    model = zoo.build("mixtral")
+    trace = record(model)
+    router = "model.layers.0.mlp.gate.weight"
+    with integration.replay(model, trace):
+        assert router not in gradients(model)
+    with integration.replay(model, trace, keep_own_weights=True):
+        assert gradients(model)[router].abs().max() > 0
+
+
+def test_weights_of_another_choice_are_the_recorded_ones():
+    model = zoo.build("mixtral")
+    trace = record(model)
+    moved = dataclasses.replace(trace, topk_ids=(trace.topk_ids + 1) % zoo.NUM_EXPERTS)
+    with integration.replay(model, moved, keep_own_weights=True), integration.tap(model) as tape, torch.no_grad():
+        model(IDS)
+    assert torch.equal(integration.make_trace(tape).topk_weights[0], trace.topk_weights[0])
+
+
+def test_a_compiled_model_is_seen_too():
+    model = zoo.build("mixtral")
+    expected = record(model)
+    trace = record(torch.compile(model, backend="eager"))
+    assert torch.equal(trace.topk_ids, expected.topk_ids)
+    assert trace.metadata == expected.metadata
+
+
+def test_experts_called_by_keyword_are_seen():
+    experts = nn.Sequential(find_sites(zoo.build("gpt_oss"))[0].module)
+    ids, weights = torch.tensor([[1, 2]]), torch.rand(1, 2)
+    with integration.tap(experts) as tape, torch.no_grad():
+        experts[0](hidden_states=torch.randn(1, 32), router_indices=ids, routing_weights=weights)
+    assert torch.equal(tape["0"][0].expert_ids, ids)
+    assert tape["0"][0].logits is None
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    model.zero_grad()
+    model(IDS, use_cache=False).logits.square().sum().backward()
+    return {path: p.grad.clone() for path, p in model.named_parameters() if p.grad is not None}
+
+
+def test_errors_say_what_to_do():
+    model = zoo.build("mixtral")
+    with pytest.raises(InputError, match="has no MoE layer of transformers; for layers of Headgate use"):
+        integration.tap(nn.Linear(2, 2)).__enter__()
+    with integration.tap(model) as tape:
+        pass
+    with pytest.raises(InputError, match="there are no token ids to record; call the model with input_ids"):
+        integration.make_trace(tape)
+    with integration.tap(model) as tape, torch.no_grad():
+        model(IDS)
+        model(IDS[:1])
+    with pytest.raises(InputError, match=r"the passes have \[2, 1\] sequences; record one batch per tap"):
+        integration.make_trace(tape)
+    with integration.tap(model) as tape, torch.no_grad():
+        model(IDS)
+        model.model.layers[0](torch.randn(1, 3, 32), position_embeddings=(torch.ones(1, 3, 8), torch.zeros(1, 3, 8)))
+    assert [layer["path"] for layer in integration.make_trace(tape).metadata["layers"]] == [
+        "model.layers.1.mlp.experts"
+    ]
+
+
+def test_replay_refuses_what_does_not_fit():
+    model = zoo.build("mixtral")
+    trace = record(model)
+    with (
+        integration.replay(model, trace),
+        pytest.raises(InputError, match="was called with 2 tokens in pass 0, and 12 were recorded; call the model"),
+    ):
+        model(IDS[:1, :2])
+    with pytest.raises(InputError, match=r"the trace names model.layers.0.mlp.experts, .* which the model \(=Llama4"):
+        integration.replay(zoo.build("llama4"), trace).__enter__()
+    with pytest.raises(InputError, match="the trace names no layer by its path"):
+        integration.replay(model, dataclasses.replace(trace, metadata={})).__enter__()
+    doge = zoo.build("doge")
+    with pytest.raises(InputError, match=r"model.layers.0.mlp \(=DogeCDMoE\) decides inside its own forward"):
+        integration.replay(doge, record(doge)).__enter__()
+
+
+def test_margin_and_entropy_follow_the_models_own_router():
+    model = zoo.build("mixtral")
+    with integration.tap(model) as tape, torch.no_grad():
+        model(IDS)
+    trace = integration.make_trace(tape)
+    scores = tape["model.layers.0.mlp.experts"][0].logits.softmax(1)
+    ranked = scores.sort(dim=1, descending=True).values
+    torch.testing.assert_close(trace.select_margin[0], (ranked[:, 2] - ranked[:, 3]).half(), rtol=2e-3, atol=1e-6)
+    entropy = -(scores * scores.log()).sum(1)
+    torch.testing.assert_close(trace.router_entropy[0], entropy.half(), rtol=2e-3, atol=1e-6)
+    assert trace.metadata["layers"][0]["router"]["normalise"] == "sum"
+    unknown = integration.make_trace(tape, specs={})
+    assert unknown.select_margin.isnan().all()
+    assert unknown.metadata["layers"][0]["router"] is None
