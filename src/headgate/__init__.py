@@ -62,6 +62,22 @@ if TYPE_CHECKING:
         set_balance_scale,
         tap,
     )
+    from headgate.observe.reader import (
+        TraceFile,
+        load_trace,
+        open_trace,
+    )
+    from headgate.observe.record import (
+        trace_of,
+    )
+    from headgate.observe.trace import (
+        Phase,
+        RoutingTrace,
+    )
+    from headgate.observe.writer import (
+        TraceWriter,
+        save_trace,
+    )
     from headgate.scores import (
         add_learned_noise,
         compute_logits,
@@ -117,15 +133,19 @@ __all__ = [
     "MixtureOfDepths",
     "MoE",
     "NativeMissingWarning",
+    "Phase",
     "Router",
     "RouterSpec",
     "RouterState",
     "Routing",
+    "RoutingTrace",
     "SharedExpert",
     "SharedSpec",
     "SpecError",
     "Tape",
     "TokenChoice",
+    "TraceFile",
+    "TraceWriter",
     "__version__",
     "activate",
     "add_learned_noise",
@@ -142,7 +162,9 @@ __all__ = [
     "find_drops",
     "importance_loss",
     "jitter_tokens",
+    "load_trace",
     "make_expert_table",
+    "open_trace",
     "plan_expert_choice",
     "plan_token_choice",
     "preset",
@@ -151,6 +173,7 @@ __all__ = [
     "reduce_counts",
     "route",
     "run_experts",
+    "save_trace",
     "select_hash",
     "select_sinkhorn",
     "select_threshold",
@@ -162,6 +185,7 @@ __all__ = [
     "step_selection_bias",
     "switch_loss",
     "tap",
+    "trace_of",
     "weigh_choices",
     "z_loss",
 ]
@@ -220,6 +244,10 @@ _NAMES_OF_MODULE = {
         "set_balance_scale",
         "tap",
     ),
+    "headgate.observe.reader": ("TraceFile", "load_trace", "open_trace"),
+    "headgate.observe.record": ("trace_of",),
+    "headgate.observe.trace": ("Phase", "RoutingTrace"),
+    "headgate.observe.writer": ("TraceWriter", "save_trace"),
     "headgate.scores": (
         "add_learned_noise",
         "compute_logits",
