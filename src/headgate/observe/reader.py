@@ -267,6 +267,19 @@ class TraceFile:
         rows = resolve_layers(self.layer_index, layers)
         phase: UInt8[Tensor, " T"] | None = self.of_tokens("phase")
         tokens, offsets = resolve_tokens(self.seq_offsets, phase, sequences=sequences, phases=phases)
+        metadata = metadata_of_layers(self.metadata, rows)
+        part = replace(self._gather(rows, tokens), seq_offsets=offsets, metadata=metadata)
+        return replace(part, counts=recount(part))
+
+    def take(self, tokens: NDArray[np.int64]) -> RoutingTrace:
+        """Read some tokens, in the order given, as one sequence; the counts are not those of what is read.
+
+        Raises:
+            ArtifactError: an expert id that there is no expert for.
+        """
+        return self._gather(np.arange(self.sizes.L), tokens)
+
+    def _gather(self, rows: NDArray[np.int64], tokens: NDArray[np.int64]) -> RoutingTrace:
         begins = np.cumsum([0, *(shard.sizes.T for shard in self.shards)])
         parts, places = [], []
         for shard, begin in zip(self.shards, begins[:-1], strict=True):
@@ -275,9 +288,7 @@ class TraceFile:
                 parts.append(shard.decode(rows, tokens[is_here] - begin))
                 places.append(is_here.nonzero()[0])
         # Back from the order of the shards to the order wanted.
-        joined = take_tokens(concatenate(parts), np.argsort(np.concatenate(places)))
-        part = replace(joined, seq_offsets=offsets, metadata=metadata_of_layers(self.metadata, rows))
-        return replace(part, counts=recount(part))
+        return widen(take_tokens(concatenate(parts), np.argsort(np.concatenate(places))), self.sizes.K)
 
     def read(self, begin: int, stop: int) -> RoutingTrace:
         """Read the tokens from `begin` to `stop`; sequences are cut there, and the counts are those of what is read.

@@ -129,6 +129,17 @@ class RoutingTrace:
         """The trace in pieces that fit memory, as `TraceFile.chunks`: this one is in memory already."""
         return (self,)
 
+    def of_tokens(self, name: str) -> Tensor | None:
+        """An array with the single axis T, or None where it was not recorded."""
+        value: Tensor | None = getattr(self, name)
+        return value
+
+    def take(self, tokens: NDArray[np.int64]) -> RoutingTrace:
+        """Some tokens, in the order given, as one sequence; the counts stay those of the whole."""
+        from headgate.observe.pieces import take_tokens  # It makes values of this module.
+
+        return take_tokens(self, tokens)
+
     def _repr_html_(self) -> str:
         from headgate.observe.display import trace_html  # Only a notebook asks.
 
