@@ -17,7 +17,7 @@ def random_trace(
     ids = torch.from_numpy(np.argsort(-logits, axis=-1)[..., :top_k].copy())
     is_dropped = torch.from_numpy(rng.random((num_layers, num_tokens, top_k)) < drop)
     phase = torch.from_numpy(rng.choice([Phase.PROMPT, Phase.GENERATED], num_tokens).astype(np.uint8))
-    scores = torch.from_numpy(np.exp(logits)).softmax(-1)
+    scores = torch.from_numpy(logits).softmax(-1)
     ranked = scores.sort(dim=-1, descending=True).values
     optional = {
         "topk_weights": scores.gather(-1, ids).masked_fill(is_dropped, 0).half(),
