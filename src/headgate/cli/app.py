@@ -14,6 +14,7 @@ from headgate.cli.demo import demo
 from headgate.cli.diff import diff
 from headgate.cli.doctor import doctor
 from headgate.cli.export import export
+from headgate.cli.import_trace import import_trace
 from headgate.cli.output import print_error
 from headgate.errors import HeadgateError
 
@@ -30,6 +31,7 @@ app.command("demo")(demo)
 app.command("diff")(diff)
 app.command("check")(check)
 app.command("coverage")(coverage)
+app.command("import")(import_trace)
 app.command("export")(export)
 app.command("doctor")(doctor)
 
