@@ -53,6 +53,7 @@ if TYPE_CHECKING:
         Experts,
         MixtureOfDepths,
         MoE,
+        RecordedChoice,
         Router,
         RouterState,
         SharedExpert,
@@ -69,6 +70,9 @@ if TYPE_CHECKING:
     )
     from headgate.observe.record import (
         trace_of,
+    )
+    from headgate.observe.replay import (
+        replay,
     )
     from headgate.observe.trace import (
         Phase,
@@ -134,6 +138,7 @@ __all__ = [
     "MoE",
     "NativeMissingWarning",
     "Phase",
+    "RecordedChoice",
     "Router",
     "RouterSpec",
     "RouterState",
@@ -171,6 +176,7 @@ __all__ = [
     "preset_names",
     "quantile_loss",
     "reduce_counts",
+    "replay",
     "route",
     "run_experts",
     "save_trace",
@@ -235,6 +241,7 @@ _NAMES_OF_MODULE = {
         "Experts",
         "MixtureOfDepths",
         "MoE",
+        "RecordedChoice",
         "Router",
         "RouterState",
         "SharedExpert",
@@ -246,6 +253,7 @@ _NAMES_OF_MODULE = {
     ),
     "headgate.observe.reader": ("TraceFile", "load_trace", "open_trace"),
     "headgate.observe.record": ("trace_of",),
+    "headgate.observe.replay": ("replay",),
     "headgate.observe.trace": ("Phase", "RoutingTrace"),
     "headgate.observe.writer": ("TraceWriter", "save_trace"),
     "headgate.scores": (

@@ -44,7 +44,7 @@ def tap(model: nn.Module) -> Iterator[Tape]:
         raise InputError(f"model (={type(model).__name__}) holds no routed layer; put a headgate.MoE in it")
     tape: Tape = {path: [] for path in routers}
     with ExitStack() as stack:
-        if any(_is_compiled(module) for module in model.modules()):
+        if any(is_compiled(module) for module in model.modules()):
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         for path, router in routers.items():
             stack.enter_context(_hooked(router, tape[path]))
@@ -64,7 +64,7 @@ def find_routers(model: nn.Module) -> dict[str, Router]:
 @contextmanager
 def _hooked(router: Router, record: list[Routing]) -> Iterator[None]:
     def keep(module: nn.Module, args: Any, routing: Routing) -> None:
-        if not _is_recomputing():
+        if not is_recomputing():
             record.append(routing.detach())
 
     handle = router.register_forward_hook(keep)
@@ -74,10 +74,11 @@ def _hooked(router: Router, record: list[Routing]) -> Iterator[None]:
         handle.remove()
 
 
-def _is_recomputing() -> bool:
+def is_recomputing() -> bool:
     """Whether this forward pass runs inside a backward pass; what torch.utils.checkpoint itself asks."""
     return bool(torch._C._current_graph_task_id() != -1)
 
 
-def _is_compiled(module: nn.Module) -> bool:
+def is_compiled(module: nn.Module) -> bool:
+    """Whether calling this module runs compiled code."""
     return module._compiled_call_impl is not None or hasattr(module, "_orig_mod")

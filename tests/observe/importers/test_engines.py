@@ -645,9 +645,9 @@ def test_router_logits_with_padding(tmp_path):
         (logits(), None, InputError, "router logits do not say how the model chooses from them; name its family by"),
         (
             logits(),
-            "deepseek_v3",
+            "minimax_m2",
             InputError,
-            r"chooses by more than its logits \(a selection bias, groups\), so they do",
+            r"chooses by more than its logits \(a selection bias\), so they do",
         ),
         (logits(), "expert_choice", InputError, r"\(selection 'expert_choice', capacity\)"),
         (
