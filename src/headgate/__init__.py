@@ -53,6 +53,7 @@ if TYPE_CHECKING:
         Experts,
         MixtureOfDepths,
         MoE,
+        RecordedChoice,
         Router,
         RouterState,
         SharedExpert,
@@ -61,6 +62,25 @@ if TYPE_CHECKING:
         route,
         set_balance_scale,
         tap,
+    )
+    from headgate.observe.reader import (
+        TraceFile,
+        load_trace,
+        open_trace,
+    )
+    from headgate.observe.record import (
+        trace_of,
+    )
+    from headgate.observe.replay import (
+        replay,
+    )
+    from headgate.observe.trace import (
+        Phase,
+        RoutingTrace,
+    )
+    from headgate.observe.writer import (
+        TraceWriter,
+        save_trace,
     )
     from headgate.scores import (
         add_learned_noise,
@@ -117,15 +137,20 @@ __all__ = [
     "MixtureOfDepths",
     "MoE",
     "NativeMissingWarning",
+    "Phase",
+    "RecordedChoice",
     "Router",
     "RouterSpec",
     "RouterState",
     "Routing",
+    "RoutingTrace",
     "SharedExpert",
     "SharedSpec",
     "SpecError",
     "Tape",
     "TokenChoice",
+    "TraceFile",
+    "TraceWriter",
     "__version__",
     "activate",
     "add_learned_noise",
@@ -142,15 +167,19 @@ __all__ = [
     "find_drops",
     "importance_loss",
     "jitter_tokens",
+    "load_trace",
     "make_expert_table",
+    "open_trace",
     "plan_expert_choice",
     "plan_token_choice",
     "preset",
     "preset_names",
     "quantile_loss",
     "reduce_counts",
+    "replay",
     "route",
     "run_experts",
+    "save_trace",
     "select_hash",
     "select_sinkhorn",
     "select_threshold",
@@ -162,6 +191,7 @@ __all__ = [
     "step_selection_bias",
     "switch_loss",
     "tap",
+    "trace_of",
     "weigh_choices",
     "z_loss",
 ]
@@ -211,6 +241,7 @@ _NAMES_OF_MODULE = {
         "Experts",
         "MixtureOfDepths",
         "MoE",
+        "RecordedChoice",
         "Router",
         "RouterState",
         "SharedExpert",
@@ -220,6 +251,11 @@ _NAMES_OF_MODULE = {
         "set_balance_scale",
         "tap",
     ),
+    "headgate.observe.reader": ("TraceFile", "load_trace", "open_trace"),
+    "headgate.observe.record": ("trace_of",),
+    "headgate.observe.replay": ("replay",),
+    "headgate.observe.trace": ("Phase", "RoutingTrace"),
+    "headgate.observe.writer": ("TraceWriter", "save_trace"),
     "headgate.scores": (
         "add_learned_noise",
         "compute_logits",

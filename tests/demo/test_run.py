@@ -13,7 +13,7 @@ from headgate.demo import folder
 from headgate.demo.run import Finished, Stopped, require_trainable
 from headgate.demo.train import learning_rate
 from headgate.errors import ArtifactError, InputError
-from headgate.observe.trace import load_trace
+from headgate.observe.reader import load_trace
 from tiny_demo import losses, prepared, run, tiny_config
 
 CHILD = """

@@ -8,8 +8,13 @@ from typing import Annotated
 
 import typer
 
+from headgate.cli.check import check
+from headgate.cli.coverage import coverage
 from headgate.cli.demo import demo
+from headgate.cli.diff import diff
 from headgate.cli.doctor import doctor
+from headgate.cli.export import export
+from headgate.cli.import_trace import import_trace
 from headgate.cli.inspect import inspect
 from headgate.cli.output import print_error
 from headgate.errors import HeadgateError
@@ -24,6 +29,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("demo")(demo)
+app.command("diff")(diff)
+app.command("check")(check)
+app.command("coverage")(coverage)
+app.command("import")(import_trace)
+app.command("export")(export)
 app.command("doctor")(doctor)
 app.command("inspect")(inspect)
 

@@ -24,8 +24,9 @@ def note_console() -> Console:
 
 
 def print_json(value: Any) -> None:
-    """Print a result as JSON on stdout."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    """Print a result as JSON on stdout; what a terminal might obey (direction marks, half surrogates) as escapes."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    typer.echo("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text))
 
 
 def print_error(message: str) -> None:

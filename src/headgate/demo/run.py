@@ -20,7 +20,7 @@ from headgate.demo.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, t
 from headgate.demo.train import make_optimizer, train
 from headgate.demo.view import Show
 from headgate.errors import InputError
-from headgate.observe.trace import save_trace
+from headgate.observe.writer import save_trace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

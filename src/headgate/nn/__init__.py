@@ -5,7 +5,7 @@ from headgate.nn.depths import MixtureOfDepths
 from headgate.nn.experts import Experts, SharedExpert
 from headgate.nn.moe import MoE
 from headgate.nn.router import Router
-from headgate.nn.routing import Batch, RouterState, route
+from headgate.nn.routing import Batch, RecordedChoice, RouterState, route
 from headgate.nn.tape import Tape, tap
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Experts",
     "MixtureOfDepths",
     "MoE",
+    "RecordedChoice",
     "Router",
     "RouterState",
     "SharedExpert",

@@ -20,7 +20,7 @@ from headgate.errors import InputError, SpecError
 from headgate.flow import ExpertChoice, Routing, TokenChoice
 from headgate.kernels.route import runs_natively
 from headgate.nn.native_route import is_covered, route_natively
-from headgate.nn.routing import Batch, RouterState, capacity_rows, route
+from headgate.nn.routing import Batch, RecordedChoice, RouterState, capacity_rows, route
 from headgate.selection import make_expert_table
 from headgate.spec import RouterSpec
 
@@ -71,6 +71,8 @@ class Router(nn.Module):
         self.spec, self.balance, self.d_model = spec, balance, d_model
         self.balance_group = balance_group
         self.tally: Tensor | None = None
+        # Set from outside for the time of a replay: what to route to, given the tokens and which are padding.
+        self.replayed: Callable[[Tensor, Tensor | None], RecordedChoice] | None = None
         self._declare(device=device, dtype=dtype)
         self.reset_parameters()
 
@@ -135,6 +137,7 @@ class Router(nn.Module):
             training=self.training,
             token_ids=token_ids,
             is_padding=is_padding,
+            recorded=None if self.replayed is None else self.replayed(x, is_padding),
         )
         logits, deciding, scores = self._score(x, batch)
         state = RouterState(
@@ -160,7 +163,7 @@ class Router(nn.Module):
         """
         # Training mode without a graph may be activation checkpointing's first pass, which the second, with a graph,
         # must repeat to the bit.
-        if self.training or self.balance.has_losses or not is_covered(self.spec):
+        if self.replayed is not None or self.training or self.balance.has_losses or not is_covered(self.spec):
             return False
         weight, bias = self.weight, self.bias
         # A subclass, such as a weight sharded over ranks, has memory of its own kind.

@@ -9,9 +9,22 @@ from torch import Tensor
 
 from headgate import dispatch, selection
 from headgate.errors import InputError
-from headgate.flow import NO_EXPERT, DispatchPlan, ExpertChoice, TokenChoice
+from headgate.flow import NO_EXPERT, DispatchPlan, DropReason, ExpertChoice, TokenChoice
 from headgate.sparsemixer import choose_sparsemixer
 from headgate.spec import Capacity, RouterSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedChoice:
+    """Experts that were chosen elsewhere, to be routed to again.
+
+    Attributes:
+        expert_ids: [T, K] int64, -1 = none.
+        is_dropped: [T, K] bool, chosen but the expert was full; None = nothing was.
+    """
+
+    expert_ids: Int[Tensor, "T K"]
+    is_dropped: Bool[Tensor, "T K"] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,12 +36,14 @@ class Batch:
         training: whether the layer trains.
         token_ids: [T], for hash routers.
         is_padding: [T], or None.
+        recorded: what to route to instead of choosing, or None.
     """
 
     sequence_length: int
     training: bool
     token_ids: Int[Tensor, " T"] | None = None
     is_padding: Bool[Tensor, " T"] | None = None
+    recorded: RecordedChoice | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +77,8 @@ def route(
         batch: sequence length, mode, token ids and padding.
         state: bias, threshold and table.
     """
+    if batch.recorded is not None:
+        return _route_again(spec, logits, scores, batch, batch.recorded)
     if spec.selection == "expert_choice" and (batch.training or not spec.causal_inference):
         return _let_experts_choose(spec, scores, batch)
     weights: Tensor | None = None
@@ -84,6 +101,22 @@ def route(
     if not is_dropless:
         weights = weights.masked_fill(drops != 0, 0.0)
     plan = dispatch.plan_token_choice(expert_ids, drops, num_experts=spec.num_choices, is_dropless=is_dropless)
+    return TokenChoice(expert_ids=expert_ids, combine_weights=weights.to(scores.dtype)), plan
+
+
+def _route_again(
+    spec: RouterSpec, logits: Float[Tensor, "T E"], scores: Float[Tensor, "T E"], batch: Batch, recorded: RecordedChoice
+) -> tuple[TokenChoice, DispatchPlan]:
+    """Take choices and drops as they were recorded, and weigh them by these logits and scores."""
+    expert_ids = recorded.expert_ids
+    drops = dispatch.find_drops(expert_ids, batch.is_padding)
+    present = drops == 0
+    if recorded.is_dropped is not None:
+        drops = drops.masked_fill(recorded.is_dropped & present, int(DropReason.CAPACITY))
+    if spec.capacity is not None and spec.capacity.normalise == "after_drop":
+        present = drops == 0
+    weights = _weigh(spec, logits, scores, expert_ids, present).masked_fill(drops != 0, 0.0)
+    plan = dispatch.plan_token_choice(expert_ids, drops, num_experts=spec.num_choices, is_dropless=False)
     return TokenChoice(expert_ids=expert_ids, combine_weights=weights.to(scores.dtype)), plan
 
 

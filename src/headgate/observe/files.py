@@ -17,6 +17,8 @@ _REMEDIES = {
     errno.EPERM: "choose a folder that you may write to",
     errno.EROFS: "choose a folder that you may write to",
     errno.ENOTDIR: "choose a path whose parents are folders",
+    errno.EFBIG: "raise the limit on the size of a file or choose another disk",
+    errno.EISDIR: "choose a path that is not a folder",
     errno.EEXIST: "choose a path that is not taken by a file",
 }
 
@@ -46,10 +48,22 @@ def replace_file(path: Path, content: bytes) -> None:
     Raises:
         ArtifactError: the file can't be written; the old one, if any, is untouched.
     """
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path to write to; at the end of the block that file takes the place of `path`, in one step.
+
+    Raises:
+        ArtifactError: the block, or the replacement, raised an `OSError`; the old file, if any, is untouched.
+    """
     temporary = path.with_name(f".{path.name}.partial")
     with explain_os_errors("write", path):
         try:
-            write_synced(temporary, content)
+            yield temporary
+            sync_file(temporary)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -62,9 +76,17 @@ def write_synced(path: Path, content: bytes) -> None:
     Raises:
         OSError: as the system reports it.
     """
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
+    path.write_bytes(content)
+    sync_file(path)
+
+
+def sync_file(path: Path) -> None:
+    """Wait until a file's content is on the disk.
+
+    Raises:
+        OSError: as the system reports it.
+    """
+    with path.open("rb+") as file:
         os.fsync(file.fileno())
 
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from headgate.errors import InputError
 from headgate.flow import NO_EXPERT, DropReason, ExpertChoice, Routing, TokenChoice
+from headgate.nn.tape import find_routers
 from headgate.observe.metrics import router_entropy, select_margin
 from headgate.observe.trace import Phase, RoutingTrace
 from headgate.spec import RouterSpec
@@ -35,6 +36,63 @@ class RecordedLayer:
     spec: RouterSpec
     selection_bias: Float[Tensor, " E"] | None
     routings: Sequence[Routing]
+
+
+def trace_of(
+    model: nn.Module,
+    tape: Mapping[str, Sequence[Routing]],
+    *,
+    token_ids: Int[Tensor, ...],
+    seq_lengths: Sequence[int] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> RoutingTrace:
+    """Make a trace of what a tap recorded.
+
+    Args:
+        model: that the tap was on.
+        tape: of the tap.
+        token_ids: [T] integer, or [batch, sequence], of all forward passes, in order.
+        seq_lengths: tokens of each sequence, in order; None = the rows of `token_ids`.
+        metadata: plain values to keep with the trace, such as `model` and `token_strings`.
+
+    Raises:
+        InputError: nothing was recorded, or `token_ids` are not those of the recorded passes.
+
+    Example:
+        >>> import torch, headgate
+        >>> layer = headgate.MoE(8, 16, num_experts=4, top_k=2)
+        >>> with headgate.tap(layer) as tape:
+        ...     _ = layer(torch.randn(2, 3, 8))
+        >>> trace_of(layer, tape, token_ids=torch.tensor([[5, 6, 7], [5, 6, 8]])).seq_offsets.tolist()
+        [0, 3, 6]
+    """
+    routers = find_routers(model)
+    indices = decoder_layers(list(tape))
+    layers = [
+        RecordedLayer(
+            path=path,
+            layer_index=index,
+            spec=routers[path].spec,
+            selection_bias=routers[path].selection_bias,
+            routings=tape[path],
+        )
+        for path, index in zip(tape, indices, strict=True)
+    ]
+    rows = token_ids if token_ids.dim() > 1 else token_ids[None]
+    lengths = [rows.shape[-1]] * rows[..., 0].numel() if seq_lengths is None else seq_lengths
+    return make_trace(layers, token_ids=token_ids.flatten(), seq_lengths=lengths, metadata=metadata or {})
+
+
+def decoder_layers(paths: Sequence[str]) -> list[int]:
+    """Number layers by the first number in their module paths, or, where that names two layers alike, by order.
+
+    Example:
+        >>> decoder_layers(["model.layers.1.mlp", "model.layers.2.mlp"]), decoder_layers(["a", "b"])
+        ([1, 2], [0, 1])
+    """
+    found = [next((int(part) for part in path.split(".") if part.isdecimal()), None) for path in paths]
+    numbers = [number for number in found if number is not None]
+    return numbers if len(set(numbers)) == len(paths) else list(range(len(paths)))
 
 
 def make_trace(
@@ -68,7 +126,7 @@ def make_trace(
         seq_offsets=offsets,
         token_ids=token_ids.cpu().int(),
         position=torch.cat([torch.arange(length) for length in seq_lengths]).int(),
-        phase=torch.full((num_tokens,), Phase.PROMPT, dtype=torch.uint8),
+        phase=_phases(layers[0]),
         forward_id=torch.arange(len(passes)).repeat_interleave(passes).int(),
         select_margin=torch.stack([_margins(layer, ids) for layer, (ids, _, _) in zip(layers, choices, strict=True)]),
         router_entropy=torch.stack([_entropies(layer) for layer in layers]).half(),
@@ -81,6 +139,15 @@ def make_trace(
             "dtype": str(layers[0].routings[0].logits.dtype).removeprefix("torch."),
         },
     )
+
+
+def _phases(layer: RecordedLayer) -> UInt8[Tensor, " T"]:
+    """Padding where the layer was told so; all else counts as prompt."""
+    parts = [torch.full((routing.plan.num_tokens,), Phase.PROMPT, dtype=torch.uint8) for routing in layer.routings]
+    for part, routing in zip(parts, layer.routings, strict=True):
+        if routing.is_padding is not None:
+            part[routing.is_padding.cpu()] = Phase.PADDING
+    return torch.cat(parts)
 
 
 def choice_per_token(

@@ -31,6 +31,8 @@ _EXTRA_OF_PACKAGE = {
     "tokenizers": "demo",
     "transformers": "transformers",
     "scipy": "observe",
+    "pyarrow": "observe",
+    "pandas": "observe",
 }
 
 

@@ -1,0 +1,56 @@
+"""`headgate coverage`: does a calibration text reach every expert?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from headgate.cli.output import JsonOption, QuietOption, print_json, result_console
+
+_SHOWN = 20
+_NEEDED = 512
+
+
+def coverage(
+    trace: Annotated[Path, typer.Argument(metavar="TRACE", help="The routing of the calibration text.")],
+    needed: Annotated[int, typer.Option(min=1, metavar="N", help="Tokens that each expert needs.")] = _NEEDED,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Find the experts that a calibration text gives too few tokens, and how much more text they need.
+
+    Exit code 1 where an expert has too few. With -q, print nothing else.
+    """
+    from headgate.observe.coverage import measure_coverage
+    from headgate.observe.reader import open_trace
+
+    found = measure_coverage(open_trace(trace), needed=needed)
+    if json:
+        print_json(found.to_dict())
+    elif not quiet:
+        console = result_console()
+        total, poor = found.num_experts, len(found.poor)
+        console.print(f"{total - poor} of {total} experts got at least {needed} of {found.num_tokens:,} tokens.")
+        if poor:
+            table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+            for name in ("layer", "expert", "tokens", "more text needed"):
+                table.add_column(name, justify="right")
+            for expert in found.poor[:_SHOWN]:
+                more = f"{'' if expert.is_seen else 'at least '}{expert.more_tokens:,} tokens"
+                style = "" if expert.is_seen else "bold red"
+                table.add_row(str(expert.layer), str(expert.expert), Text(str(expert.num_rows), style), more)
+            console.print(table)
+            if poor > _SHOWN:
+                console.print(f"... and {poor - _SHOWN} more (--json lists all)")
+            console.print(
+                "How much would do for all is not known: an expert got nothing."
+                if found.more_tokens is None
+                else f"For all: about {found.more_tokens:,} more such tokens ({found.more_sequences:,} sequences)."
+            )
+    if found.poor:
+        raise typer.Exit(1)

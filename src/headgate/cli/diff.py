@@ -1,0 +1,190 @@
+"""`headgate diff`: what changed between the routing of two models on the same tokens."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from headgate.cli.output import JsonOption, QuietOption, note_console, print_json, result_console
+
+if TYPE_CHECKING:
+    from headgate.observe.differences import TraceDiff
+
+Gates = list[tuple[str, float]]
+
+
+def diff(
+    first: Annotated[Path, typer.Argument(metavar="A", help="The reference: a trace, or a folder with one.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="What is compared with it.")],
+    k: Annotated[
+        int | None, typer.Option("--k", min=1, metavar="K", help="Compare the best K choices; default all.")
+    ] = None,
+    match_experts: Annotated[
+        bool, typer.Option("--match-experts", help="First find which expert of B is which of A.")
+    ] = False,
+    assume_aligned: Annotated[
+        bool, typer.Option("--assume-aligned", help="Without token ids, take token i of both as the same.")
+    ] = False,
+    fail_under: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Exit 1 where overlap@k, jaccard or rank_correlation is lower."),
+    ] = None,
+    fail_over: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE", help="Exit 1 where weight_moved, flipped_fraction or load_distance is higher."
+        ),
+    ] = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Compare two traces of the same tokens: which layers and tokens changed experts, and does it matter?
+
+    Sequences are matched by their token ids, in whatever order they come. A
+    change where the reference was unsure anyway (a small margin) is benign;
+    one at a large margin is not. With -q, print only what fails a gate.
+    """
+    from headgate.observe.diff import diff_traces
+    from headgate.observe.reader import open_trace
+
+    lower, upper = _gates("--fail-under", fail_under), _gates("--fail-over", fail_over)
+    found = diff_traces(
+        open_trace(first), open_trace(second), k=k, match_experts=match_experts, assume_aligned=assume_aligned
+    )
+    broken = _broken(found.similarities(), lower, is_lower=True) + _broken(found.distances(), upper, is_lower=False)
+    if json:
+        print_json({**found.to_dict(), "broken_gates": broken})
+    elif not quiet:
+        print_diff(found, result_console())
+    for line in broken:
+        note_console().print(Text.assemble(("gate: ", "bold red"), line), soft_wrap=True)
+    if broken:
+        raise typer.Exit(1)
+
+
+def _gates(option: str, values: list[str] | None) -> Gates:
+    gates = []
+    for value in values or []:
+        found = re.fullmatch(r"([\w@]+)=([-+.\deE]+)", value)
+        try:
+            gates.append((found[1], float(found[2])) if found else _no_gate(value))
+        except ValueError as error:
+            raise typer.BadParameter(f"{value!r} is not NAME=VALUE, as in overlap@k=0.98", param_hint=option) from error
+    return gates
+
+
+def _no_gate(value: str) -> tuple[str, float]:
+    raise ValueError(value)
+
+
+def _broken(measures: dict[str, float | None], gates: Gates, *, is_lower: bool) -> list[str]:
+    broken = []
+    for name, bound in gates:
+        if name not in measures:
+            option = "--fail-under" if is_lower else "--fail-over"
+            raise typer.BadParameter(f"{name!r} is none of {', '.join(measures)}", param_hint=option)
+        value = measures[name]
+        if value is None:
+            broken.append(f"{name} can't be told from these traces, so it can't pass")
+        elif not (value >= bound if is_lower else value <= bound):
+            broken.append(f"{name} is {value:.4f}, {'under' if is_lower else 'over'} {bound:g}")
+    return broken
+
+
+def print_diff(found: TraceDiff, console: Console) -> None:
+    """Print a comparison for a person."""
+    overall = found.agreement
+    interval = found.overlap_interval
+    console.print()
+    console.print(
+        Text.assemble(
+            (f"overlap@{found.k} ", "bold"),
+            (f"{overall.overlap:.4f}", _style(overall.overlap)),
+            f"  (95 %: {interval[0]:.4f} to {interval[1]:.4f})" if interval else "",
+            f"   {overall.flipped_fraction:.2%} of the choices changed",
+        )
+    )
+    console.print(Text(_scope(found), "dim"), soft_wrap=True)
+    console.print(_layer_table(found))
+    if found.buckets:
+        console.print(_bucket_table(found))
+    if found.tokens:
+        console.print(_token_table(found))
+
+
+def _scope(found: TraceDiff) -> str:
+    said = f"{found.num_tokens:,} tokens that both traces have"
+    if any(found.num_unmatched):
+        said += f"; {found.num_unmatched[0]} sequences only A has, {found.num_unmatched[1]} only B"
+    return said if found.is_checked else f"{said}, by your word: they have no token ids to compare"
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1)
+    )
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _style(overlap: float) -> str:
+    return "green" if overlap >= 0.98 else "yellow" if overlap >= 0.9 else "bold red"
+
+
+def _layer_table(found: TraceDiff) -> Table:
+    table = _table(
+        "By layer", "layer", "overlap", "jaccard", "rank corr.", "weight moved", "changed", "load dist.", "gained, lost"
+    )
+    for layer in found.layers:
+        part = layer.agreement
+        shifts = [f"{expert}{change:+.1%}" for expert, change in (layer.gained[:1] + layer.lost[:1])]
+        table.add_row(
+            str(layer.layer),
+            Text(_figure(part.overlap), _style(part.overlap)),
+            _figure(part.jaccard),
+            _figure(part.rank_correlation),
+            _figure(part.weight_moved),
+            f"{part.flipped_fraction:.2%}",
+            _figure(layer.load_distance),
+            " ".join(shifts),
+        )
+    return table
+
+
+def _bucket_table(found: TraceDiff) -> Table:
+    table = _table(
+        "By how sure A was (fifths of its margin)", "", "mean margin", "overlap", "changed", "share of all changes"
+    )
+    names = ["least sure", "", "", "", "most sure"]
+    for name, bucket in zip(names, found.buckets, strict=False):
+        table.add_row(
+            name,
+            f"{bucket.mean_margin:.4f}",
+            Text(_figure(bucket.overlap), _style(bucket.overlap)),
+            f"{bucket.flipped_fraction:.2%}",
+            f"{bucket.share_of_flips:.0%}",
+        )
+    return table
+
+
+def _token_table(found: TraceDiff) -> Table:
+    from headgate.observe.display import escape_text
+
+    table = _table("Tokens that changed most", "sequence", "position", "text", "layers changed", "overlap")
+    for token in found.tokens:
+        row: list[Any] = [str(token.sequence), str(token.position)]
+        row.append(Text("" if token.text is None else escape_text(token.text)))
+        table.add_row(*row, f"{token.changed_layers} of {len(found.layers)}", _figure(token.overlap))
+    return table

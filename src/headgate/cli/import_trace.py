@@ -1,0 +1,135 @@
+"""`headgate import`: the routing that another engine recorded, as a trace."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from headgate.cli.output import JsonOption, QuietOption, note_console, print_json
+
+if TYPE_CHECKING:
+    from headgate.observe.importers.megatron import Ranks
+    from headgate.observe.importers.shape import ModelShape
+    from headgate.observe.trace import RoutingTrace
+
+
+class Engine(StrEnum):
+    """Who wrote the files."""
+
+    VLLM = "vllm"
+    SGLANG = "sglang"
+    MEGATRON = "megatron"
+    TENSORRT_LLM = "tensorrt-llm"
+    TRANSFORMERS = "transformers"
+    LLAMA_CPP = "llama.cpp"
+
+
+class RanksOption(StrEnum):
+    """What the ranks of a run had."""
+
+    TOKENS = "tokens"
+    SAME = "same"
+
+
+def import_trace(
+    engine: Annotated[Engine, typer.Argument(metavar="ENGINE", help=f"Who wrote the files: {', '.join(Engine)}.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="What it wrote; see docs/import.md.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The trace to write, .safetensors.")],
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The model's config.json: experts, choices, routed layers.")
+    ] = None,
+    experts: Annotated[int | None, typer.Option(min=1, metavar="E", help="Experts, where no config is given.")] = None,
+    top_k: Annotated[int | None, typer.Option(min=1, metavar="K", help="Choices per token, likewise.")] = None,
+    layers: Annotated[
+        str | None, typer.Option(metavar="N,N,...", help="The decoder layers of the file's rows, as in 1-26 or 0,2,4.")
+    ] = None,
+    rows: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Layers per token in a file that could have two.")
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(metavar="NAME", help="Of vLLM's raw blocks, as in uint8.")] = None,
+    router: Annotated[
+        str | None, typer.Option(metavar="PRESET", help="How the model chooses from router logits.")
+    ] = None,
+    ranks: Annotated[
+        RanksOption | None, typer.Option(help="Did the ranks have their own tokens, or all the same?")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the trace.")] = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Turn the routing that another engine wrote into a trace.
+
+    What its files leave open is asked for by an option, never guessed.
+    """
+    from headgate.errors import ArtifactError
+    from headgate.observe.importers.shape import ModelShape, shape_of_config
+    from headgate.observe.writer import save_trace
+
+    if out.exists() and not force:
+        raise ArtifactError(f"{out} is there already; choose another --out, or overwrite it by --force")
+    shape = ModelShape() if config is None else shape_of_config(config)
+    given: dict[str, Any] = {"num_experts": experts, "top_k": top_k, "num_rows": rows}
+    shape = replace(shape, **{name: value for name, value in given.items() if value is not None})
+    if layers is not None:
+        shape = replace(shape, moe_layers=parse_layers(layers))
+    trace = _read(engine, files, shape, dtype, router, ranks)
+    save_trace(out, trace)
+    if json:
+        print_json({"out": str(out), "num_tokens": trace.num_tokens, "layers": trace.layer_index.tolist()})
+    elif not quiet:
+        what = f"{trace.num_tokens:,} tokens" if trace.num_tokens else "counts, no tokens"
+        note_console().print(f"Wrote {out}: {what}, {len(trace.layer_index)} layers.", markup=False, soft_wrap=True)
+
+
+def _read(
+    engine: Engine,
+    files: list[Path],
+    shape: ModelShape,
+    dtype: str | None,
+    router: str | None,
+    ranks: RanksOption | None,
+) -> RoutingTrace:
+    from headgate.observe.importers.counts import import_llama_cpp, import_tensorrt_llm
+    from headgate.observe.importers.megatron import import_megatron
+    from headgate.observe.importers.router_logits import import_router_logits
+    from headgate.observe.importers.sglang import import_sglang
+    from headgate.observe.importers.vllm import import_vllm
+
+    of_ranks: Ranks | None = None if ranks is None else "tokens" if ranks is RanksOption.TOKENS else "same"
+    match engine:
+        case Engine.VLLM:
+            return import_vllm(files, shape, raw_dtype=dtype)
+        case Engine.SGLANG:
+            return import_sglang(files, shape)
+        case Engine.MEGATRON:
+            return import_megatron(files, shape, ranks=of_ranks)
+        case _ if len(files) > 1:
+            raise typer.BadParameter(f"{engine} takes one file or folder", param_hint="FILE...")
+        case Engine.TENSORRT_LLM:
+            return import_tensorrt_llm(files[0], shape, ranks=of_ranks)
+        case Engine.TRANSFORMERS:
+            return import_router_logits(files[0], shape, router=router)
+        case _:
+            return import_llama_cpp(files[0], shape)
+
+
+def parse_layers(text: str) -> tuple[int, ...]:
+    """Read a list of layers, as in "1-26" or "0,2,4".
+
+    Example:
+        >>> parse_layers("0,3-5")
+        (0, 3, 4, 5)
+    """
+    layers: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or len(part) > 12:
+            raise typer.BadParameter(f"{part!r} is no layer and no range, as in 1-26", param_hint="--layers")
+        if int(last or first) > 100_000:
+            raise typer.BadParameter(f"{part!r} is more than any model has", param_hint="--layers")
+        layers += range(int(first), int(last or first) + 1)
+    return tuple(layers)

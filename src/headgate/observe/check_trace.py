@@ -1,0 +1,180 @@
+"""`headgate check TRACE`: is the file right, and is the routing in it healthy?"""
+
+from __future__ import annotations
+
+from headgate.flow import NO_EXPERT
+from headgate.observe.agreement import overlap_at_k
+from headgate.observe.align import TraceSource
+from headgate.observe.findings import Finding, Status, name_layers
+from headgate.observe.health import LayerHealth, health
+from headgate.observe.reader import TraceFile
+from headgate.observe.summary import TraceSummary, summarise_trace
+from headgate.observe.validate import validate_trace
+from headgate.spec import RouterSpec
+
+TIE_FRACTION = 0.01
+"""Above this part of exact ties, which expert is chosen is an accident of the tie rule for many tokens."""
+
+DROP_FRACTION = 0.01
+"""Switch Transformers (arXiv:2101.03961, section 2.2) report below 1 % for a balanced layer."""
+
+FLIP_FRACTION = 0.01
+"""Above this part of changed choices, a router in bfloat16 is another router."""
+
+
+def check_trace(trace: TraceFile) -> list[Finding]:
+    """Look at a trace from every side.
+
+    Raises:
+        ArtifactError: an expert id that there is no expert for.
+    """
+    return [*_check_format(trace), _check_complete(trace), *check_routing(trace), _check_dtype_flips(trace)]
+
+
+def check_routing(trace: TraceSource) -> list[Finding]:
+    """Look at the decisions in a trace, whatever it is kept in.
+
+    Raises:
+        ArtifactError: an expert id that there is no expert for.
+    """
+    summary = summarise_trace(trace)
+    verdicts = _verdicts(trace, summary)
+    return [
+        _check_collapse(verdicts),
+        _check_dead(verdicts),
+        _check_drops(summary),
+        _check_ties(summary),
+        _check_nan(summary),
+    ]
+
+
+def _check_format(trace: TraceFile) -> list[Finding]:
+    found = [
+        Finding(
+            check=f"format: {violation.rule}",
+            status="fail",
+            sentence=f"{violation.sentence}, and does not at {violation.number} places, first at {violation.where}"
+            if violation.rule != "counts"
+            else f"{violation.sentence} at {violation.where} ({violation.number} such places)",
+        )
+        for violation in validate_trace(trace)
+    ]
+    return found or [Finding(check="format", status="pass", sentence="every rule of the format holds")]
+
+
+def _check_complete(trace: TraceFile) -> Finding:
+    if trace.is_complete:
+        return Finding(check="complete", status="pass", sentence=f"{trace.num_tokens:,} tokens")
+    return Finding(
+        check="complete",
+        status="warn",
+        sentence=f"the writer was killed or is still at work; this is what it wrote: {trace.num_tokens:,} tokens",
+    )
+
+
+def _verdicts(trace: TraceSource, summary: TraceSummary) -> dict[int, LayerHealth]:
+    noted = trace.metadata.get("layers") or [{}] * summary.num_layers
+    found = {}
+    for layer, note, row in zip(summary.layers, noted, range(summary.num_layers), strict=True):
+        if sum(layer.expert_counts) == 0:
+            continue
+        router = note.get("router") or {}
+        num_experts = router.get("num_experts", summary.num_experts)
+        # A layer with fewer experts than the widest has columns that belong to none.
+        width = num_experts if isinstance(num_experts, int) and num_experts > 0 else summary.num_experts
+        top_k = router.get("top_k", summary.top_k)
+        found[layer.layer] = health(trace.counts[row, :width], top_k=top_k if isinstance(top_k, int) else summary.top_k)
+    return found
+
+
+def _check_collapse(verdicts: dict[int, LayerHealth]) -> Finding:
+    if not verdicts:
+        return Finding(check="balance", status="unknown", sentence="no row reached an expert")
+    collapsed = [layer for layer, found in verdicts.items() if found.verdict == "collapsed"]
+    uneven = [layer for layer, found in verdicts.items() if found.verdict == "imbalanced"]
+    worst = max(verdicts, key=lambda layer: verdicts[layer].load_ratio)
+    busiest = f"the busiest expert, in layer {worst}, does {verdicts[worst].load_ratio:.2f} times an even share"
+    if collapsed:
+        return Finding(check="balance", status="fail", sentence=f"{name_layers(collapsed)} collapsed; {busiest}")
+    if uneven:
+        return Finding(check="balance", status="warn", sentence=f"{name_layers(uneven)} uneven; {busiest}")
+    return Finding(check="balance", status="pass", sentence=busiest)
+
+
+def _check_dead(verdicts: dict[int, LayerHealth]) -> Finding:
+    dead = {layer: found.dead for layer, found in verdicts.items() if found.dead.count}
+    if not dead:
+        return Finding(check="dead experts", status="pass", sentence="every expert of every layer got rows")
+    number = sum(found.count for found in dead.values())
+    sure = [layer for layer, found in dead.items() if found.is_sample_sufficient]
+    if sure:
+        said = f"{number} experts got nothing; the sample shows it for {name_layers(sure)}"
+        return Finding(check="dead experts", status="fail", sentence=said)
+    needed = max(found.num_rows_needed for found in dead.values())
+    rows = min(found.num_rows for found in dead.values())
+    said = f"{number} experts got nothing, but {rows} rows in a layer are too few to call them dead ({needed} would do)"
+    return Finding(check="dead experts", status="unknown", sentence=said)
+
+
+def _check_drops(summary: TraceSummary) -> Finding:
+    known = {layer.layer: layer.drop_fraction for layer in summary.layers if layer.drop_fraction is not None}
+    if not known:
+        return Finding(check="drops", status="unknown", sentence="the trace does not say what was dropped")
+    worst = max(known, key=lambda layer: known[layer])
+    said = f"{known[worst]:.2%} of the choices were dropped in layer {worst}, the worst"
+    return Finding(check="drops", status="warn" if known[worst] > DROP_FRACTION else "pass", sentence=said)
+
+
+def _check_ties(summary: TraceSummary) -> Finding:
+    known = {layer.layer: layer.tie_fraction for layer in summary.layers if layer.tie_fraction is not None}
+    if not known:
+        return Finding(check="ties", status="unknown", sentence="the trace has no margins")
+    worst = max(known, key=lambda layer: known[layer])
+    said = f"{known[worst]:.2%} of the tokens have a margin of 0 (in float16) in layer {worst}, the worst"
+    return Finding(check="ties", status="warn" if known[worst] > TIE_FRACTION else "pass", sentence=said)
+
+
+def _check_nan(summary: TraceSummary) -> Finding:
+    bad = [layer.layer for layer in summary.layers if layer.num_nan]
+    if bad:
+        number = sum(layer.num_nan for layer in summary.layers)
+        said = f"{number} weights, margins or entropies are NaN, in {name_layers(bad)}"
+        return Finding(check="NaN", status="fail", sentence=said)
+    return Finding(check="NaN", status="pass", sentence="no weight, margin or entropy is NaN")
+
+
+def _check_dtype_flips(trace: TraceFile) -> Finding:
+    """Choose again from the recorded logits, rounded to bfloat16."""
+    name = "bfloat16 router"
+    if not trace.has("router_logits"):
+        said = "the trace has no logits to round; record them, or check the model itself"
+        return Finding(check=name, status="unknown", sentence=said)
+    rows = [row for row, note in enumerate(trace.metadata.get("layers") or []) if _chooses_by_logit(note.get("router"))]
+    if not rows:
+        said = "no layer chooses by its logits alone, so they do not say what rounding changes; check the model itself"
+        return Finding(check=name, status="unknown", sentence=said)
+    flipped, total = 0.0, 0
+    for chunk in trace.chunks():
+        assert chunk.router_logits is not None  # `has` said so.
+        logits, ids = chunk.router_logits[rows].float(), chunk.topk_ids[rows]
+        is_empty = ids == NO_EXPERT
+        again = logits.bfloat16().float().argsort(dim=-1, descending=True, stable=True)[..., : ids.shape[2]]
+        overlap = overlap_at_k(ids, again.masked_fill(is_empty, NO_EXPERT))
+        flipped += float((overlap < 1).sum())
+        total += overlap.numel()
+    fraction = flipped / max(total, 1)
+    status: Status = "warn" if fraction > FLIP_FRACTION else "pass"
+    return Finding(
+        check=name, status=status, sentence=f"rounding the logits to bfloat16 changes {fraction:.2%} of the choices"
+    )
+
+
+def _chooses_by_logit(router: object) -> bool:
+    """Whether the K highest logits are the choice: no bias, no groups, no draw."""
+    if not isinstance(router, dict):
+        return False
+    try:
+        spec = RouterSpec.from_dict(router)
+    except (TypeError, ValueError):
+        return False
+    return spec.selection == "top_k" and not spec.selection_bias and spec.group_limit is None

@@ -1,0 +1,136 @@
+"""Engines that keep counts: TensorRT-LLM's expert statistic, and llama.cpp's trace of activations."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headgate.errors import ArtifactError, InputError
+from headgate.observe.container import map_container
+from headgate.observe.files import explain_os_errors
+from headgate.observe.importers.build import RoutedSequence, build_counts, build_trace
+from headgate.observe.importers.decode import read_json
+from headgate.observe.importers.megatron import Ranks
+from headgate.observe.importers.shape import ModelShape
+from headgate.observe.trace import RoutingTrace
+
+_KEY = re.compile(r"(\d{1,9})_(\d{1,6})")
+
+
+def import_tensorrt_llm(folder: Path, shape: ModelShape, *, ranks: Ranks | None = None) -> RoutingTrace:
+    """Read the folder that `EXPERT_STATISTIC_PATH` names.
+
+    `meta_info.json`, and per rank `rank{r}.safetensors` with counts under `{iteration}_{layer}`, or
+    `rank{r}_raw.safetensors` with each token's experts under the same names.
+
+    Args:
+        folder: with these files.
+        shape: of the model, where it is known; sizes of `meta_info.json` must agree.
+        ranks: with several ranks: whether they had their own "tokens", or the "same" ones.
+
+    Raises:
+        InputError: what the files say could mean two things, or can't be.
+        ArtifactError: a file can't be read.
+    """
+    meta = read_json(folder / "meta_info.json")
+    if not isinstance(meta, dict) or type(meta.get("num_experts")) is not int:
+        raise ArtifactError(f"{folder / 'meta_info.json'} does not say num_experts; give the folder of the statistic")
+    if shape.num_experts not in (None, meta["num_experts"]):
+        raise InputError(f"num_experts (={shape.num_experts}) must be that of meta_info.json (={meta['num_experts']})")
+    raw = sorted(folder.glob("rank*_raw.safetensors"))
+    files = raw or sorted(folder.glob("rank*.safetensors"))
+    if not files:
+        raise ArtifactError(f"{folder} has no rank*.safetensors; give the folder of the statistic")
+    if len(files) > 1 and ranks is None:
+        raise InputError(
+            f"ranks (={len(files)}) may have counted different tokens (data parallel) or the same (tensor parallel); "
+            "say which by --ranks tokens or --ranks same"
+        )
+    used = files if ranks == "tokens" else files[:1]
+    top_k = meta.get("num_experts_per_token")
+    known = ModelShape(
+        num_experts=meta["num_experts"],
+        top_k=top_k if type(top_k) is int else shape.top_k,
+        num_layers=shape.num_layers,
+        moe_layers=shape.moe_layers,
+    )
+    return _of_raw(used, known) if raw else _of_counts(used, known)
+
+
+def _entries(file: Path) -> list[tuple[int, int, NDArray[np.int64]]]:
+    """(iteration, layer, values) of a rank's file, in order."""
+    arrays, _ = map_container(file)
+    found = []
+    for name, array in arrays.items():
+        key = _KEY.fullmatch(name)
+        if key is None or array.dtype.kind not in "iu":
+            raise ArtifactError(f"{file}: array {ascii(name)[:40]} is not named iteration_layer, or not of integers")
+        found.append((int(key[1]), int(key[2]), np.asarray(array, dtype=np.int64)))
+    return sorted(found, key=lambda entry: entry[:2])
+
+
+def _of_counts(files: Sequence[Path], shape: ModelShape) -> RoutingTrace:
+    num_experts = shape.require("num_experts", "--experts")
+    counts: dict[int, NDArray[np.int64]] = defaultdict(lambda: np.zeros(num_experts, np.int64))
+    for file in files:
+        for _, layer, values in _entries(file):
+            if values.shape != (num_experts,):
+                raise ArtifactError(f"{file}: layer {layer} has counts of shape {values.shape}, not ({num_experts},)")
+            counts[layer] += values
+    return build_counts(dict(counts), path=files[0], metadata={"engine": "tensorrt-llm"}, top_k=shape.top_k)
+
+
+def _of_raw(files: Sequence[Path], shape: ModelShape) -> RoutingTrace:
+    sequences, layers = [], None
+    for file in files:
+        passes: dict[int, dict[int, NDArray[np.int64]]] = defaultdict(dict)
+        for iteration, layer, values in _entries(file):
+            passes[iteration][layer] = values
+        for iteration, found in passes.items():
+            layers = tuple(found) if layers is None else layers
+            if tuple(found) != layers or len({ids.shape for ids in found.values()}) > 1:
+                raise InputError(
+                    f"{file}: iteration {iteration} has not the same tokens in every layer; import whole ones"
+                )
+            if next(iter(found.values())).ndim != 2:
+                raise ArtifactError(f"{file}: iteration {iteration} has no [tokens, k] ids; give what was recorded")
+            sequences.append(RoutedSequence(ids=np.stack(list(found.values()), axis=1)))
+    if layers is None:
+        raise InputError(f"{files[0]} holds no iteration; was anything recorded?")
+    named = ModelShape(num_experts=shape.num_experts, top_k=shape.top_k, moe_layers=layers)
+    return build_trace(sequences, named, path=files[0], metadata={"engine": "tensorrt-llm"})
+
+
+def import_llama_cpp(path: Path, shape: ModelShape) -> RoutingTrace:
+    """Read the CSV of llama.cpp's `moe-trace`: one line `layer,expert` per activation, without tokens.
+
+    Args:
+        path: of the CSV.
+        shape: of the model; its number of experts must be known.
+
+    Raises:
+        InputError: an expert that there is none of, or nothing recorded.
+        ArtifactError: not such a file.
+
+    References:
+        https://github.com/ggml-org/llama.cpp/pull/28544
+    """
+    num_experts = shape.require("num_experts", "--experts")
+    counts: dict[int, NDArray[np.int64]] = defaultdict(lambda: np.zeros(num_experts, np.int64))
+    with explain_os_errors("read", path), path.open(encoding="utf-8", errors="replace", newline="") as file:
+        for number, row in enumerate(csv.reader(file), start=1):
+            if number == 1 and row == ["layer", "expert"]:
+                continue
+            if len(row) != 2 or not all(value.strip().isdecimal() and len(value) < 10 for value in row):
+                raise ArtifactError(f"{path}: line {number} is not layer,expert; give the file of moe-trace")
+            layer, expert = map(int, row)
+            if expert >= num_experts:
+                raise InputError(f"{path}: expert id {expert} is outside [0, {num_experts}); give the right --experts")
+            counts[layer][expert] += 1
+    return build_counts(dict(counts), path=path, metadata={"engine": "llama.cpp"}, top_k=shape.top_k)
