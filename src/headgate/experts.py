@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from headgate.flow import DispatchPlan
-from headgate.kernels.experts import experts, experts_for_training, runs_natively
+from headgate.kernels.experts import experts, experts_for_training, is_backend
 from headgate.kernels.grouped import grouped_linear
 from headgate.kernels.rows import combine_rows, gather_rows
 
@@ -89,6 +89,7 @@ def run_experts(
     clamp: float | None,
     sigmoid_slope: float,
     up_offset: float,
+    batch_invariant: bool = False,
 ) -> Float[Tensor, "T D"]:
     """Run the experts on the plan's rows and add each token's weighted outputs.
 
@@ -102,9 +103,14 @@ def run_experts(
         weights: of E experts.
         apply_to: whether a combine weight multiplies the expert's "output" or "input".
         activation, gated, interleaved, clamp, sigmoid_slope, up_offset: see `ExpertSpec`.
+        batch_invariant: take the native kernel, whose order of summation is one for every batch, also where another
+            backend would be faster.
 
     Returns:
         [T, D] in the dtype of `x`; zero for a token without rows.
+
+    Raises:
+        BackendError: `batch_invariant` without the native library.
 
     Example:
         >>> import torch
@@ -121,13 +127,14 @@ def run_experts(
     function = (activation, gated, interleaved, clamp, sigmoid_slope, up_offset)
     row_weights = combine_weights.flatten().index_select(0, plan.slot_of_row)
     way = (plan.token_of_row, plan.row_order, plan.token_offsets)
-    if apply_to == "output" and runs_natively(x.device.type, x.dtype):
+    is_fused = batch_invariant or is_backend(x, plan.token_of_row.shape[0], weights.up.shape[0])
+    if apply_to == "output" and is_fused:
         return _run_fused(x, way, plan.expert_offsets, row_weights, weights, function)
     rows = gather_rows(x, *way, plan.max_rows_per_token)
     if apply_to == "input":
         rows = rows * row_weights.to(rows.dtype)[:, None]
         row_weights = torch.ones_like(row_weights)
-    if runs_natively(x.device.type, x.dtype):
+    if is_fused:
         one_each = torch.arange(rows.shape[0] + 1, device=x.device)
         own_way = (one_each[:-1], one_each[:-1], one_each)
         out = _run_fused(rows, own_way, plan.expert_offsets, torch.ones_like(row_weights), weights, function)

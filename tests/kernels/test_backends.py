@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from headgate.kernels import native, plan
+from headgate.kernels import backends, experts, native, plan
 from headgate.kernels.backends import OPS, BackendChoice, choose_backend
 from headgate.kernels.native import NativeLibrary
 
@@ -47,6 +47,44 @@ def test_the_router_on_a_cpu_is_native_where_the_library_is(has_library, dtype):
 def test_the_router_elsewhere_is_torch(has_library, device_type, dtype):
     choice = choose_backend("route", device_type=device_type, dtype=dtype)
     assert (choice.backend, choice.reason) == ("torch", "operation by operation, as in training")
+
+
+@pytest.mark.parametrize("has_library", [True], indirect=True)
+@pytest.mark.parametrize(
+    ("amx", "dtype", "num_rows", "backend"),
+    [
+        (True, torch.bfloat16, 512, "torch"),
+        (True, torch.bfloat16, 511, "native"),
+        (True, torch.float32, 512, "native"),
+        (False, torch.bfloat16, 512, "native"),
+    ],
+)
+def test_many_rows_of_an_expert_go_to_amx_where_there_is_one(has_library, monkeypatch, amx, dtype, num_rows, backend):
+    monkeypatch.setattr(backends, "has_amx", lambda: amx)
+    sizes = {"num_rows": num_rows, "num_experts": 8}
+    choice = choose_backend("experts", device_type="cpu", dtype=dtype, **sizes)
+    assert choice.backend == backend
+    assert ("AMX" in choice.reason) == (backend == "torch")
+
+
+@pytest.mark.parametrize("amx", [True, False])
+def test_experts_ask_for_the_backend_of_their_rows(monkeypatch, amx):
+    monkeypatch.setattr(backends, "has_amx", lambda: amx)
+    monkeypatch.setattr(experts, "has_amx", lambda: amx)
+    x = torch.zeros(1, dtype=torch.bfloat16)
+    is_native = native.library() is not None
+    assert experts.is_backend(x, 8 * backends.ROWS_FOR_AMX, 8) == (is_native and not amx)
+    assert experts.is_backend(x, 8, 8) == is_native
+
+
+@pytest.mark.parametrize("capabilities", [None, {}, {"amx_bf16": False}, {"amx_bf16": True}])
+def test_amx_is_what_pytorch_finds(monkeypatch, capabilities):
+    backends._read_amx.cache_clear()
+    monkeypatch.setattr(torch.cpu, "get_capabilities", None if capabilities is None else lambda: capabilities)
+    try:
+        assert backends.has_amx() == (capabilities == {"amx_bf16": True})
+    finally:
+        backends._read_amx.cache_clear()
 
 
 @pytest.mark.parametrize("op", OPS)

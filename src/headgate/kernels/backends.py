@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -26,7 +27,9 @@ class BackendChoice:
     reason: str
 
 
-def choose_backend(op: Op, *, device_type: str, dtype: torch.dtype) -> BackendChoice:
+def choose_backend(
+    op: Op, *, device_type: str, dtype: torch.dtype, num_rows: int = 0, num_experts: int = 1
+) -> BackendChoice:
     """Choose the backend of an operation. The operations ask this function, and so does `headgate doctor`.
 
     Args:
@@ -34,6 +37,7 @@ def choose_backend(op: Op, *, device_type: str, dtype: torch.dtype) -> BackendCh
             `experts` runs the expert MLPs, `combine` adds up a token's rows.
         device_type: as in `torch.device.type`, such as `cpu` or `cuda`.
         dtype: of the activations; `plan` reads int64 ids whatever it is.
+        num_rows, num_experts: R and E, for `experts`.
 
     Returns:
         The choice, which depends on nothing but the arguments and what is installed.
@@ -43,7 +47,7 @@ def choose_backend(op: Op, *, device_type: str, dtype: torch.dtype) -> BackendCh
     if op == "plan":
         return _choose_plan(device_type)
     if op == "experts":
-        return _choose_experts(device_type, dtype)
+        return _choose_experts(device_type, dtype, num_rows, num_experts)
     return BackendChoice(op=op, backend="torch", reason="float32 sums in slot order")
 
 
@@ -65,11 +69,39 @@ _BY_EXPERT = "a loop over the experts that have rows"
 _EXPERTS_NATIVE = BackendChoice(op="experts", backend="native", reason="one fused pass in C++, and one for gradients")
 
 
-def _choose_experts(device_type: str, dtype: torch.dtype) -> BackendChoice:
+ROWS_FOR_AMX = 64
+"""Rows per expert from which PyTorch's products are taken on a processor with AMX.
+
+AMX multiplies 16 times as many bfloat16 pairs per cycle as AVX-512 does (Intel, "64 and IA-32 Architectures
+Optimization Reference Manual", 2023, section 20.1), and our kernels don't use it; but oneDNN rearranges all of an
+expert's weights at each call, which takes about as long as our arithmetic for some ten rows. Not measured: no such
+machine at hand.
+"""
+_BY_AMX = BackendChoice(op="experts", backend="torch", reason="a loop over the experts that have rows, by oneDNN's AMX")
+
+
+def has_amx() -> bool:
+    """Whether this processor multiplies bfloat16 matrices by AMX; a PyTorch that can't tell counts as one without."""
+    return _read_amx()
+
+
+@functools.cache
+def _read_amx() -> bool:
+    get_capabilities = getattr(torch.cpu, "get_capabilities", None)
+    return get_capabilities is not None and bool(get_capabilities().get("amx_bf16", False))
+
+
+# Compiled code takes the answer as it is: a processor is nothing to trace.
+has_amx._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _choose_experts(device_type: str, dtype: torch.dtype, num_rows: int, num_experts: int) -> BackendChoice:
     if device_type != "cpu" or dtype not in _NATIVE_DTYPES:
         return BackendChoice(op="experts", backend="torch", reason=_BY_EXPERT)
     if native.library() is None:
         return BackendChoice(op="experts", backend="torch", reason=f"{_BY_EXPERT}: no native library")
+    if has_amx() and dtype == torch.bfloat16 and num_rows >= ROWS_FOR_AMX * num_experts:
+        return _BY_AMX
     return _EXPERTS_NATIVE
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from headgate.errors import BackendError
 from headgate.kernels import native
-from headgate.kernels.backends import choose_backend
+from headgate.kernels.backends import choose_backend, has_amx
 from headgate.kernels.threads import Threads, current_threads
 
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu")
@@ -85,12 +85,20 @@ class _Gradients(ctypes.Structure):
 
 
 def runs_natively(device_type: str, dtype: torch.dtype) -> bool:
-    """Whether `experts` is the backend for such tokens here."""
+    """Whether `experts` is the backend for such tokens here, if they are few."""
     return choose_backend("experts", device_type=device_type, dtype=dtype).backend == "native"
 
 
 # Compiled code takes the answer as it is: to look for a library is nothing to trace (see `route.py`).
 runs_natively._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def is_backend(x: Tensor, num_rows: int, num_experts: int) -> bool:
+    """Whether `experts` is the backend for so many rows."""
+    if not has_amx():  # Then the sizes don't matter, and compiled code needn't depend on them.
+        return runs_natively(x.device.type, x.dtype)
+    sizes = {"num_rows": num_rows, "num_experts": num_experts}
+    return choose_backend("experts", device_type=x.device.type, dtype=x.dtype, **sizes).backend == "native"
 
 
 @torch.library.custom_op("headgate::experts", mutates_args=(), device_types="cpu")

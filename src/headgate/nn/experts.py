@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from headgate.errors import InputError, SpecError
 from headgate.experts import ExpertWeights, activate, run_expert, run_experts
 from headgate.flow import DispatchPlan
-from headgate.kernels.experts import runs_natively
+from headgate.kernels.experts import is_backend
 from headgate.kernels.route import RouterFormula, route
 from headgate.kernels.route import runs_natively as route_runs_natively
 from headgate.spec import ExpertSpec, SharedSpec
@@ -91,6 +91,8 @@ class Experts(nn.Module):
         plan: DispatchPlan,
         combine_weights: Float[Tensor, "A B"],
         apply_to: Literal["output", "input"] = "output",
+        *,
+        batch_invariant: bool = False,
     ) -> Float[Tensor, "T D"]:
         """Run each expert on its rows and add each token's weighted outputs.
 
@@ -99,6 +101,7 @@ class Experts(nn.Module):
             plan: whose rows go where.
             combine_weights: of the plan's choice.
             apply_to: whether weights multiply the experts' "output" or "input".
+            batch_invariant: see `run_experts`.
 
         Returns:
             [T, D] in the dtype of `x`.
@@ -114,7 +117,8 @@ class Experts(nn.Module):
             up_bias=None if up_bias is None else up_bias.to(dtype),
             down_bias=None if self.down_proj_bias is None else self.down_proj_bias.to(dtype),
         )
-        y = run_experts(x.to(dtype), plan, combine_weights, weights, apply_to=apply_to, **_function(self.spec))
+        options: dict[str, Any] = {"apply_to": apply_to, "batch_invariant": batch_invariant}
+        y = run_experts(x.to(dtype), plan, combine_weights, weights, **options, **_function(self.spec))
         return y.to(x.dtype)
 
     def extra_repr(self) -> str:
@@ -162,10 +166,11 @@ class SharedExpert(nn.Module):
             bound = 1.0 / math.sqrt(self.d_model)
             nn.init.uniform_(self.output_gate, -bound, bound)
 
-    def forward(self, x: Float[Tensor, "T D"]) -> Float[Tensor, "T D"]:
-        """Run the MLP on every token: [T, D] in the dtype of `x`."""
+    def forward(self, x: Float[Tensor, "T D"], *, batch_invariant: bool = False) -> Float[Tensor, "T D"]:
+        """Run the MLP on every token: [T, D] in the dtype of `x`; for `batch_invariant` see `run_experts`."""
         up, up_bias = getattr(self, self._up_name), getattr(self, f"{self._up_name}_bias")
-        if runs_natively(x.device.type, x.dtype) and not torch.is_autocast_enabled(x.device.type):
+        is_fused = is_backend(x, x.shape[0], 1) and not torch.is_autocast_enabled(x.device.type)
+        if batch_invariant or is_fused:
             weights = ExpertWeights(
                 up=up[None],
                 down=self.down_proj[None],

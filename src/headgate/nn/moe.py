@@ -164,9 +164,10 @@ class MoE(nn.Module):
             token_ids=None if token_ids is None else token_ids.reshape(-1),
             is_padding=None if padding_mask is None else padding_mask.reshape(-1),
         )
-        y = self.experts(flat, routing.plan, routing.choice.combine_weights, self.spec.apply_to)
+        promise = {"batch_invariant": True} if self.batch_invariant else {}
+        y = self.experts(flat, routing.plan, routing.choice.combine_weights, self.spec.apply_to, **promise)
         if self.shared_expert is not None:
-            y = y + self.shared_expert(flat)
+            y = y + self.shared_expert(flat, **promise)
         result: Tensor = y.reshape(x.shape)
         return result
 
