@@ -32,17 +32,17 @@ MOST_SECONDS = 60  # A process that waits for longer is ended, so that its test 
 
 
 def measure_calls() -> None:
-    """Print a JSON list: of each case, what it is, how far a call raised the resident memory, and R * F + T * D."""
+    """Print a JSON list: of each case its name, how far a call raised the resident memory, and what was called."""
     warm_up()
-    results = [["1e7 ones", measure(lambda: torch.ones(10**7)), 10**7]]
+    results: list[tuple[str, int, dict[str, int]]] = [("1e7 ones", measure(lambda: torch.ones(10**7)), {})]
     for (name, shape), dtype in itertools.product(SHAPES.items(), DTYPES):
         problem = make_problem(shape, SPECS["swiglu"], dtype)
-        num_tokens, d_model, d_ff, _, top_k = shape
-        size = num_tokens * top_k * d_ff + num_tokens * d_model
+        sizes = {"R": problem.ids.numel(), "most": int(problem.ids.flatten().bincount().max())}
+        sizes |= dict(zip("TDFEK", shape, strict=True))
         arguments = arguments_of(problem)
-        results.append([f"{name}, {dtype}", measure(lambda a=arguments: experts(*a)), size])
+        results.append((f"{name}, {dtype}", measure(lambda a=arguments: experts(*a)), sizes))
         if dtype == torch.float32:
-            results.append([f"{name}, gradients", measure(gradients_call(problem)), size])
+            results.append((f"{name}, gradients", measure(gradients_call(problem)), sizes))
     print(json.dumps(results))
 
 
