@@ -94,9 +94,8 @@ def check_pool() -> None:
     work = Work(0)
     work.run()
     alone = count_tasks()
-    for num_threads in (3, 2, 5):
+    for num_threads in (2, 3, 5):  # rising, since threads that are let go may take a while to end
         torch.set_num_threads(num_threads)
         work.run()
-        assert count_tasks() <= alone + num_threads - 1, (alone, num_threads, count_tasks())
-    assert count_tasks() == alone + 4, (alone, count_tasks())
+        assert count_tasks() == alone + num_threads - 1, (alone, num_threads, count_tasks())
     print("as many threads as set")
