@@ -3,6 +3,8 @@
 #   cmake -S . -B build/address -DHEADGATE_SANITIZE=address && cmake --build build/address --target headgate_fuzz
 #   build/address/headgate_fuzz all 1000 0
 #
+# The tests add -DCMAKE_BUILD_TYPE=Debug, which builds in a third of the time and runs nearly as fast.
+#
 # It is included, not a folder of its own, since flags of single files (the instruction sets) hold in their folder only.
 get_target_property(HEADGATE_SOURCES headgate SOURCES)
 get_target_property(HEADGATE_DEFINITIONS headgate COMPILE_DEFINITIONS)
@@ -28,7 +30,7 @@ set(HEADGATE_CHECKS
   csrc/tests/route_check.cpp
   csrc/tests/route_problem.cpp)
 # The checks themselves are not what is in question, and build and run faster so.
-set_source_files_properties(${HEADGATE_CHECKS} PROPERTIES COMPILE_OPTIONS -fno-sanitize=all)
+set_source_files_properties(${HEADGATE_CHECKS} PROPERTIES COMPILE_OPTIONS "-O1;-fno-sanitize=all")
 
 add_executable(headgate_fuzz EXCLUDE_FROM_ALL ${HEADGATE_SOURCES} ${HEADGATE_CHECKS} csrc/tests/fuzz.cpp)
 target_link_libraries(headgate_fuzz PRIVATE Threads::Threads)
@@ -36,6 +38,6 @@ target_include_directories(headgate_fuzz PRIVATE csrc csrc/tests)
 target_compile_features(headgate_fuzz PRIVATE cxx_std_17)
 target_compile_definitions(headgate_fuzz PRIVATE ${HEADGATE_DEFINITIONS})
 set_target_properties(headgate_fuzz PROPERTIES CXX_EXTENSIONS OFF)
-target_compile_options(headgate_fuzz PRIVATE -O1 -g1 -Wall -Wextra -ffp-contract=fast -fno-trapping-math -fno-math-errno
+target_compile_options(headgate_fuzz PRIVATE -g1 -Wall -Wextra -ffp-contract=fast -fno-trapping-math -fno-math-errno
   -fno-omit-frame-pointer ${HEADGATE_SANITIZERS})
 target_link_options(headgate_fuzz PRIVATE ${HEADGATE_SANITIZERS})

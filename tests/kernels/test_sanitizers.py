@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SANITIZERS = {"address": "-fsanitize=address,undefined", "thread": "-fsanitize=thread"}
-NUM_ROUNDS = "150"
+NUM_ROUNDS = "100"
 SEED = "0"
 # The first report ends the program.
 ENVIRONMENT = {**os.environ, "TSAN_OPTIONS": "halt_on_error=1", "ASAN_OPTIONS": "", "UBSAN_OPTIONS": ""}
@@ -35,8 +35,9 @@ def skip_without_tools(flag: str, folder: Path) -> None:
 
 
 def build(sanitizer: str, folder: Path) -> Path:
+    options = [f"-DHEADGATE_SANITIZE={sanitizer}", "-DCMAKE_CXX_COMPILER=c++", "-DCMAKE_BUILD_TYPE=Debug"]
     commands = [
-        ["cmake", "-S", str(ROOT), "-B", str(folder), f"-DHEADGATE_SANITIZE={sanitizer}", "-DCMAKE_CXX_COMPILER=c++"],
+        ["cmake", "-S", str(ROOT), "-B", str(folder), *options],
         ["cmake", "--build", str(folder), "--target", "headgate_fuzz", "--parallel", "2"],
     ]
     for command in commands:
