@@ -2,8 +2,8 @@
 
 OLMoE-1B-7B's shapes (D 2048, F 1024, E 64, K 8) with random bfloat16 weights and fewer layers, on the CPU: attention,
 norms and head are transformers' own in every contender. Prefill: one sequence; decode: one token for each sequence of a
-batch, on a cache of 128 tokens that is cropped again after each step, four steps a timing. The contenders take turns in one process, on the
-same weights; the default of transformers is `grouped_mm`.
+batch, on a cache of 128 tokens that is cropped again after each step, four steps a timing. The contenders take turns in
+one process, on the same weights; the default of transformers is `grouped_mm`.
 """
 
 from __future__ import annotations
