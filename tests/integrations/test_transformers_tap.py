@@ -11,7 +11,9 @@ from torch import Tensor, nn
 import headgate.integrations.transformers as integration
 from headgate.errors import InputError
 from headgate.integrations.transformers.sites import find_sites, layer_index_of
-from headgate.observe.trace import Phase, RoutingTrace, load_trace, save_trace
+from headgate.observe.reader import load_trace
+from headgate.observe.trace import Phase, RoutingTrace
+from headgate.observe.writer import save_trace
 from integrations import zoo
 
 IDS = torch.randint(3, zoo.VOCABULARY, (2, 6), generator=torch.Generator().manual_seed(0))

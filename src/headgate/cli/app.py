@@ -17,6 +17,7 @@ from headgate.cli.export import export
 from headgate.cli.import_trace import import_trace
 from headgate.cli.inspect import inspect
 from headgate.cli.output import print_error
+from headgate.cli.trace import trace
 from headgate.errors import HeadgateError
 
 app = typer.Typer(
@@ -36,6 +37,7 @@ app.command("import")(import_trace)
 app.command("export")(export)
 app.command("doctor")(doctor)
 app.command("inspect")(inspect)
+app.command("trace")(trace)
 
 
 def print_version(wanted: bool) -> None:

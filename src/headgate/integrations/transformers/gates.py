@@ -49,6 +49,11 @@ def known_function(experts: Any) -> ExpertSpec | None:
 known_function._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
+def forget_function(experts: Any) -> None:
+    """Drop what was recognised, so that the next call probes again."""
+    vars(experts).pop(_KEPT, None)
+
+
 def run_function(experts: Any, hidden: Float[Tensor, "R U"]) -> Float[Tensor, "R F"]:
     """Apply the model's own code to the rows between the two projections."""
     if not is_gated(experts):

@@ -14,7 +14,7 @@ from torch import nn
 from headgate.errors import BackendError, InputError
 from headgate.integrations.transformers.adapters import ADAPTERS, REASONS
 from headgate.integrations.transformers.backend import FLOATS, NAME, experts_forward
-from headgate.integrations.transformers.gates import known_function
+from headgate.integrations.transformers.gates import forget_function, known_function
 from headgate.integrations.transformers.sites import Kind, Site, find_sites
 from headgate.kernels.backends import choose_backend
 
@@ -129,6 +129,8 @@ def restore(model: nn.Module) -> None:
     for site in find_sites(model):
         if _is_adapted(site.module):
             del site.module.forward
+        for module in site.module.modules():
+            forget_function(module)
 
 
 def _refusal(site: Site, *, any_device: bool) -> str | None:

@@ -21,7 +21,9 @@ def describe_in_words(spec: RouterSpec) -> str:
         >>> describe_in_words(preset("mixtral", num_experts=8))
         'softmax over the experts; the best 2 of 8; weights divided by their sum'
     """
-    parts = [_SCORES[spec.score][0], _selection_in_words(spec), _weights_in_words(spec)]
+    is_over_chosen = spec.normalise == "softmax" and spec.select_on == "logits"
+    scores = "" if is_over_chosen else _SCORES[spec.score][0]
+    parts = [scores, _selection_in_words(spec), _weights_in_words(spec)]
     if spec.scale != 1.0:
         parts.append(f"times {spec.scale:.4g}")
     if spec.apply_to == "input":
@@ -80,4 +82,5 @@ def _weights_in_symbols(spec: RouterSpec) -> str:
     scale = "" if spec.scale == 1.0 else f"{spec.scale:.4g} "
     if spec.normalise == "softmax":
         return f"{scale}softmax(z[S])"
-    return f"{scale}s[S] / sum s[S]" if spec.normalise == "sum" else f"{scale}s[S]"
+    norm = "sum s[S]" if spec.norm_order == 1.0 else f"norm{spec.norm_order:g}(s[S])"
+    return f"{scale}s[S] / {norm}" if spec.normalise == "sum" else f"{scale}s[S]"
