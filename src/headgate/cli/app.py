@@ -16,6 +16,7 @@ from headgate.cli.doctor import doctor
 from headgate.cli.export import export
 from headgate.cli.import_trace import import_trace
 from headgate.cli.output import print_error
+from headgate.cli.replay import replay
 from headgate.errors import HeadgateError
 
 app = typer.Typer(
@@ -31,6 +32,7 @@ app.command("demo")(demo)
 app.command("diff")(diff)
 app.command("check")(check)
 app.command("coverage")(coverage)
+app.command("replay")(replay)
 app.command("import")(import_trace)
 app.command("export")(export)
 app.command("doctor")(doctor)
