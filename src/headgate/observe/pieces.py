@@ -163,6 +163,8 @@ def concatenate(parts: Sequence[RoutingTrace], *, continues: Sequence[bool] | No
     """
     if not parts:
         raise InputError("there are no traces to put together; give at least one")
+    if len(parts) == 1:
+        return parts[0]
     require_same_kind(parts)
     width = max(part.topk_ids.shape[2] for part in parts)
     joined: dict[str, Any] = {}
