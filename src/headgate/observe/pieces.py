@@ -195,11 +195,13 @@ def _axes() -> dict[str, tuple[str, ...]]:
 def widen(trace: RoutingTrace, num_slots: int) -> RoutingTrace:
     """Add empty slots up to K = `num_slots`."""
     missing = num_slots - trace.topk_ids.shape[2]
+    if not missing:
+        return trace
     values = {name: getattr(trace, name) for name in _SLOT_FILLS}
     wide: dict[str, Any] = {
         name: pad(value, (0, missing), value=_SLOT_FILLS[name]) for name, value in values.items() if value is not None
     }
-    return replace(trace, **wide) if missing else trace
+    return replace(trace, **wide)
 
 
 def memory_bytes(trace: RoutingTrace) -> int:

@@ -26,7 +26,8 @@ _ID_KINDS = "iu"
 # numpy's own reader evaluates the header as Python; this one takes what numpy writes, and nothing else.
 _NPY_START = re.compile(rb"\x93NUMPY(?:\x01\x00(..)|\x02\x00(....))", re.DOTALL)
 _NPY_HEADER = re.compile(
-    rb"\{'descr': '([<>|][biuf][1248])', 'fortran_order': (True|False), 'shape': \(((?:\d{1,15},? ?){0,8})\), \} *\n"
+    rb"\{'descr': '([<>|][biuf][1248])', 'fortran_order': (True|False), "
+    rb"'shape': \((|\d{1,15},|\d{1,15}(?:, \d{1,15}){1,7})\), \} *\n"
 )
 
 # What torch.load raises for a file that is damaged or hostile.

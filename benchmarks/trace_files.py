@@ -3,8 +3,8 @@
 Floor: ids alone are 10^7 * 48 * 8 bytes = 3.8 GB; opening reads headers and sequence offsets, 80 kB. Summarising reads
 everything once, so it takes at least the bytes over the speed of the disk (or of memory, where the file is cached).
 
-    python benchmarks/trace.py                        # a million tokens
-    python benchmarks/trace.py --tokens 10000000      # the claim; needs 4 GB of disk, --all 14 GB
+    python benchmarks/trace_files.py                        # 200,000 tokens
+    python benchmarks/trace_files.py --tokens 10000000      # the claim; needs 4 GB of disk, --all 14 GB
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def make_piece(number: int, full: bool) -> RoutingTrace:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=int, default=1_000_000)
+    parser.add_argument("--tokens", type=int, default=200_000)
     parser.add_argument("--all", action="store_true", help="weights, margins and entropies, too")
     parser.add_argument("--folder", type=Path, help="where to write; default a temporary folder, removed at the end")
     options = parser.parse_args()
