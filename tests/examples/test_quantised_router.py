@@ -40,7 +40,7 @@ def test_the_routers_come_back_as_they_were(example):
 
 
 def test_int4_changes_more_than_int8_and_close_choices_first(example, tmp_path):
-    run(tmp_path / "run", tiny_config(steps=40))
+    run(tmp_path / "run", tiny_config(steps=20))
     found = example.record(tmp_path / "run", tmp_path / "traces")
     (loss, itself), (_, int8), (loss4, int4) = found["float32"], found["int8"], found["int4"]
     assert itself.agreement.overlap == 1.0

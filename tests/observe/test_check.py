@@ -35,6 +35,7 @@ def test_a_healthy_trace(tmp_path):
         "format": "pass",
         "complete": "pass",
         "balance": "pass",
+        "balance per pass": "pass",
         "dead experts": "pass",
         "drops": "pass",
         "ties": "pass",
@@ -89,6 +90,14 @@ def test_a_repeated_expert_is_named_with_its_place(tmp_path):
     assert found["format: topk_ids"].sentence == (
         "a token chooses an expert once, and does not at 1 places, first at layer 2, token 30"
     )
+
+
+def test_single_passes_are_described(tmp_path):
+    # Passes of 4 tokens with 2 choices among 6 experts: the busiest has 4 rows at most, which is 3 even shares.
+    said = findings(tmp_path, spread())["balance per pass"].sentence
+    assert said.startswith("the busiest expert of a pass does 2.25 times an even share in the median of 250 passes, ")
+    bare = findings(tmp_path, random_trace(full=False))["balance per pass"]
+    assert (bare.status, bare.sentence) == ("unknown", "the trace does not know its forward passes")
 
 
 def test_a_killed_recording_is_a_warning(tmp_path):

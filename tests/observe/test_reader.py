@@ -156,6 +156,19 @@ def test_arrays_that_are_no_trace_are_refused(tmp_path, change, said):
         open_trace(path)
 
 
+def test_without_experts_no_id_is_right(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_trace(path, random_trace(full=False))
+
+    def remove_experts(arrays):
+        arrays["topk_ids"][:] = 0
+        arrays["counts"] = arrays["counts"][:, :0].copy()
+
+    rewrite(path, remove_experts)
+    with pytest.raises(ArtifactError, match=r"topk_ids holds expert id 0, and counts has 0 experts; the file is"):
+        load_trace(path)
+
+
 def test_an_expert_that_does_not_exist_is_refused(tmp_path):
     path = tmp_path / "a.safetensors"
     save_trace(path, random_trace())

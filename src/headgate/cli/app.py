@@ -17,6 +17,7 @@ from headgate.cli.export import export
 from headgate.cli.import_trace import import_trace
 from headgate.cli.inspect import inspect
 from headgate.cli.output import print_error
+from headgate.cli.replay import replay
 from headgate.cli.trace import trace
 from headgate.errors import HeadgateError
 
@@ -30,14 +31,15 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("demo")(demo)
-app.command("diff")(diff)
-app.command("check")(check)
-app.command("coverage")(coverage)
-app.command("import")(import_trace)
-app.command("export")(export)
-app.command("doctor")(doctor)
 app.command("inspect")(inspect)
 app.command("trace")(trace)
+app.command("import")(import_trace)
+app.command("export")(export)
+app.command("check")(check)
+app.command("diff")(diff)
+app.command("replay")(replay)
+app.command("coverage")(coverage)
+app.command("doctor")(doctor)
 
 
 def print_version(wanted: bool) -> None:

@@ -39,14 +39,14 @@ def check(
     Exit code 1 where something failed. With -q, only what is not well.
     """
     from headgate.demo.restore import is_run
+    from headgate.observe.findings import has_failed
 
     findings = _check_run(target) if is_run(target) and not trace else _check_file(target)
     if json:
         print_json([finding.to_dict() for finding in findings])
     else:
         print_findings(findings, result_console(), is_quiet=quiet)
-    bad = ("fail", "warn") if strict else ("fail",)
-    if any(finding.status in bad for finding in findings):
+    if has_failed(findings) or (strict and any(finding.status == "warn" for finding in findings)):
         raise typer.Exit(1)
 
 

@@ -144,9 +144,9 @@ def _style(overlap: float) -> str:
 
 
 def _layer_table(found: TraceDiff) -> Table:
-    table = _table(
-        "By layer", "layer", "overlap", "jaccard", "rank corr.", "weight moved", "changed", "load dist.", "gained, lost"
-    )
+    table = _table("By layer", "layer", "overlap", "jaccard", "ranks", "moved", "changed", "load", "gained, lost")
+    table.caption = "ranks: Kendall's tau; moved: weight on other experts; load: distance of the loads"
+    table.caption_justify = "left"
     for layer in found.layers:
         part = layer.agreement
         shifts = [f"{expert}{change:+.1%}" for expert, change in (layer.gained[:1] + layer.lost[:1])]

@@ -41,6 +41,7 @@ def check_routing(trace: TraceSource) -> list[Finding]:
     verdicts = _verdicts(trace, summary)
     return [
         _check_collapse(verdicts),
+        _check_passes(summary),
         _check_dead(verdicts),
         _check_drops(summary),
         _check_ties(summary),
@@ -99,6 +100,21 @@ def _check_collapse(verdicts: dict[int, LayerHealth]) -> Finding:
     if uneven:
         return Finding(check="balance", status="warn", sentence=f"{name_layers(uneven)} uneven; {busiest}")
     return Finding(check="balance", status="pass", sentence=busiest)
+
+
+def _check_passes(summary: TraceSummary) -> Finding:
+    """Say how uneven single forward passes are; no verdict, since small batches are uneven by chance alone."""
+    known = {layer.layer: layer.pass_load_ratio for layer in summary.layers if layer.pass_load_ratio is not None}
+    if not known:
+        said = "the trace does not know its forward passes"
+        return Finding(check="balance per pass", status="unknown", sentence=said)
+    worst = max(known, key=lambda layer: known[layer][0])
+    median, tenth, hundredth = known[worst]
+    said = (
+        f"the busiest expert of a pass does {median:.2f} times an even share in the median of {summary.num_passes} "
+        f"passes, {tenth:.2f} in one of 10, {hundredth:.2f} in one of 100 (layer {worst}, the worst)"
+    )
+    return Finding(check="balance per pass", status="pass", sentence=said)
 
 
 def _check_dead(verdicts: dict[int, LayerHealth]) -> Finding:

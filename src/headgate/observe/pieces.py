@@ -163,6 +163,8 @@ def concatenate(parts: Sequence[RoutingTrace], *, continues: Sequence[bool] | No
     """
     if not parts:
         raise InputError("there are no traces to put together; give at least one")
+    if len(parts) == 1:
+        return parts[0]
     require_same_kind(parts)
     width = max(part.topk_ids.shape[2] for part in parts)
     joined: dict[str, Any] = {}
@@ -193,11 +195,13 @@ def _axes() -> dict[str, tuple[str, ...]]:
 def widen(trace: RoutingTrace, num_slots: int) -> RoutingTrace:
     """Add empty slots up to K = `num_slots`."""
     missing = num_slots - trace.topk_ids.shape[2]
+    if not missing:
+        return trace
     values = {name: getattr(trace, name) for name in _SLOT_FILLS}
     wide: dict[str, Any] = {
         name: pad(value, (0, missing), value=_SLOT_FILLS[name]) for name, value in values.items() if value is not None
     }
-    return replace(trace, **wide) if missing else trace
+    return replace(trace, **wide)
 
 
 def memory_bytes(trace: RoutingTrace) -> int:

@@ -154,11 +154,17 @@ class _Sums:
         if self.passes is None:
             room = PASS_BYTES // (4 * self._num_layers * self._num_experts)
             self.passes = torch.zeros(self._num_layers, max(1, room), self._num_experts, dtype=torch.int32)
-        num_passes = self.passes.shape[1]
-        is_kept = (forward_id >= 0) & (forward_id < num_passes)
-        for row, ids in enumerate(topk_ids[:, is_kept]):
-            buckets = (forward_id[is_kept].long()[:, None] * self._num_experts + ids)[ids != NO_EXPERT]
-            self.passes[row].view(-1).add_(torch.bincount(buckets, minlength=num_passes * self._num_experts).int())
+        is_kept = (forward_id >= 0) & (forward_id < self.passes.shape[1])
+        if not is_kept.any():
+            return
+        passes, ids = forward_id[is_kept].long(), topk_ids[:, is_kept]
+        # Neighbouring tokens are of a few passes, so only these are counted and added.
+        low, high = int(passes.min()), int(passes.max()) + 1
+        counted = high - low
+        for row in range(self._num_layers):
+            buckets = ((passes - low)[:, None] * self._num_experts + ids[row])[ids[row] != NO_EXPERT]
+            found = torch.bincount(buckets, minlength=counted * self._num_experts)
+            self.passes[row, low:high] += found.view(counted, self._num_experts).int()
 
     def _mean(self, name: str, row: int, of: str) -> float | None:
         if name not in self._sums or not self._sums[of][row]:

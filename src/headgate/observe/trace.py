@@ -204,15 +204,15 @@ def from_arrays(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, Any],
 
 
 def _decode_ids(stored: NDArray[Any], num_experts: int, path: Path) -> Int[Tensor, "L T K"]:
-    none = np.iinfo(stored.dtype).max
-    ids = torch.from_numpy(stored.astype(np.int64))
-    ids = ids.masked_fill(ids == none, NO_EXPERT)
-    if ids.numel() and int(ids.max()) >= num_experts:
+    is_none = stored == np.iinfo(stored.dtype).max
+    highest = int(stored.max(initial=0, where=~is_none))
+    if highest >= num_experts and not is_none.all():
         raise ArtifactError(
-            f"{path}: topk_ids holds expert id {int(ids.max())}, and counts has {num_experts} experts; "
+            f"{path}: topk_ids holds expert id {highest}, and counts has {num_experts} experts; "
             "the file is damaged or was written for another model, record it again"
         )
-    return ids
+    ids = torch.from_numpy(stored.astype(np.int64))
+    return ids.masked_fill_(torch.from_numpy(is_none), NO_EXPERT) if is_none.any() else ids
 
 
 def check_layout(arrays: Mapping[str, NDArray[Any]], *, path: Path) -> TraceSizes:

@@ -50,8 +50,8 @@ class TraceWriter:
 
     Args:
         path: what the trace is called, as in "routing.safetensors".
-        shard_bytes: flush by itself once the pieces take so much memory; more tokens per shard read faster, fewer
-            are lost in a crash.
+        shard_bytes: flush by itself once the pieces take so much memory, of which a flush needs about twice as much
+            again; more tokens per shard read faster, fewer are lost in a crash.
         overwrite: remove a trace of that name first.
 
     Raises:

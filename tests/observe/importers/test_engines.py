@@ -182,7 +182,11 @@ def test_choices_in_the_order_of_their_ids_have_lost_theirs(tmp_path):
         ("[]", ArtifactError, "a response is no JSON object; save what the server sent"),
         ("{}", ArtifactError, "a response has no list of choices; save what the server sent"),
         ({"choices": [{"routed_experts": "%%%"}]}, ArtifactError, r"the routing is no base64 \(.*\); export it again"),
-        ({"choices": [{"routed_experts": "AAAA"}]}, ArtifactError, r"the routing is no .npy array \(ValueError\)"),
+        (
+            {"choices": [{"routed_experts": "AAAA"}]},
+            ArtifactError,
+            r"the routing is no .npy array of numbers; export it",
+        ),
         ({"choices": [{"routed_experts": [[[1], [2, 3]]]}]}, ArtifactError, "lists are of different lengths"),
         ({"choices": [{"routed_experts": [1, 2]}]}, ArtifactError, r"is not \[tokens, layers, k\] lists of integers"),
         (
@@ -218,8 +222,8 @@ def test_an_array_that_lies_about_its_size(tmp_path):
     for array, said in (
         (npy(choices(4))[:-8], r"claims the shape \(4, 3, 2\) and has 184 bytes; export it again"),
         (npy(np.zeros((2, 2), np.int32)), r"the routing has 2 axes, not \(tokens, layers, k\)"),
-        (npy(np.zeros((2, 2, 2))), r"the routing has dtype 'float64', not integers; export it again"),
-        (npy(np.array([None])), r"the routing has dtype 'object', not integers; export it again"),
+        (npy(np.zeros((2, 2, 2))), r"the routing has dtype float64, not integers; export it again"),
+        (npy(np.array([None])), r"the routing is no .npy array of numbers; export it again"),
     ):
         path.write_bytes(array)
         with pytest.raises(ArtifactError, match=said):
@@ -696,7 +700,7 @@ def test_llama_cpp_activations_are_counted(tmp_path):
         import_llama_cpp(path, ModelShape())
     with pytest.raises(InputError, match=r"expert id 9 is outside \[0, 8\)"):
         import_llama_cpp(write(path, "1,9\n"), UNNAMED)
-    with pytest.raises(ArtifactError, match=r"line 1 is not layer,expert; give the file of moe-trace"):
+    with pytest.raises(ArtifactError, match=r"line 1 is not layer,expert; export it again"):
         import_llama_cpp(write(path, "1;2\n"), UNNAMED)
 
 
@@ -726,7 +730,7 @@ def test_configs_that_are_none(tmp_path):
         shape_of_config(write(tmp_path / "config.json", {"num_hidden_layers": 4}))
     with pytest.raises(InputError, match=r"holds no JSON object; give the model's config.json"):
         shape_of_config(write(tmp_path / "config.json", []))
-    with pytest.raises(InputError, match=r"^top_k \(=0\) must be at least 1; give the model's own$"):
+    with pytest.raises(InputError, match=r"^top_k \(=0\) must be between 1 and 65535; give the model's own$"):
         ModelShape(top_k=0)
     with pytest.raises(InputError, match=r"^moe_layers \(=\[1, 1\]\) must be distinct decoder layers, from 0"):
         ModelShape(moe_layers=(1, 1))

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from headgate.errors import InputError
-from headgate.observe.importers.shape import ModelShape
+from headgate.observe.importers.shape import MAX_SIZE, ModelShape
 from headgate.observe.pieces import count_rows
 from headgate.observe.trace import Phase, RoutingTrace
 
@@ -212,6 +212,8 @@ def build_counts(
     layers = sorted(counts)
     if not layers or not any(row.any() for row in counts.values()):
         raise InputError(f"{path} holds no count above 0; was anything recorded?")
+    if not 0 <= layers[0] <= layers[-1] < MAX_SIZE:
+        raise InputError(f"{path} has the decoder layer {layers[-1]}, and no model has so many; export it again")
     widths = {len(row) for row in counts.values()}
     if len(widths) > 1:
         raise InputError(f"{path}: layers have {sorted(widths)} experts; import each kind into a trace of its own")

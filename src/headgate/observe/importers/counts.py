@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -13,9 +12,8 @@ from numpy.typing import NDArray
 
 from headgate.errors import ArtifactError, InputError
 from headgate.observe.container import map_container
-from headgate.observe.files import explain_os_errors
 from headgate.observe.importers.build import RoutedSequence, build_counts, build_trace
-from headgate.observe.importers.decode import read_json
+from headgate.observe.importers.decode import read_json, read_number_rows
 from headgate.observe.importers.megatron import Ranks
 from headgate.observe.importers.shape import ModelShape
 from headgate.observe.trace import RoutingTrace
@@ -123,14 +121,8 @@ def import_llama_cpp(path: Path, shape: ModelShape) -> RoutingTrace:
     """
     num_experts = shape.require("num_experts", "--experts")
     counts: dict[int, NDArray[np.int64]] = defaultdict(lambda: np.zeros(num_experts, np.int64))
-    with explain_os_errors("read", path), path.open(encoding="utf-8", errors="replace", newline="") as file:
-        for number, row in enumerate(csv.reader(file), start=1):
-            if number == 1 and row == ["layer", "expert"]:
-                continue
-            if len(row) != 2 or not all(value.strip().isdecimal() and len(value) < 10 for value in row):
-                raise ArtifactError(f"{path}: line {number} is not layer,expert; give the file of moe-trace")
-            layer, expert = map(int, row)
-            if expert >= num_experts:
-                raise InputError(f"{path}: expert id {expert} is outside [0, {num_experts}); give the right --experts")
-            counts[layer][expert] += 1
+    for layer, expert in read_number_rows(path, ("layer", "expert")):
+        if expert >= num_experts:
+            raise InputError(f"{path}: expert id {expert} is outside [0, {num_experts}); give the right --experts")
+        counts[layer][expert] += 1
     return build_counts(dict(counts), path=path, metadata={"engine": "llama.cpp"}, top_k=shape.top_k)

@@ -13,7 +13,6 @@ References:
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,9 +23,14 @@ import torch
 from numpy.typing import NDArray
 
 from headgate.errors import ArtifactError, InputError
-from headgate.observe.files import explain_os_errors
 from headgate.observe.importers.build import RoutedSequence, build_counts, build_trace
-from headgate.observe.importers.decode import decode_base64, load_pickled_tensors, read_json, read_json_lines
+from headgate.observe.importers.decode import (
+    decode_base64,
+    load_pickled_tensors,
+    read_json,
+    read_json_lines,
+    read_number_rows,
+)
 from headgate.observe.importers.shape import ModelShape
 from headgate.observe.importers.vllm import shape_flat
 from headgate.observe.trace import RoutingTrace
@@ -123,18 +127,10 @@ def read_count_csv(paths: Sequence[Path], shape: ModelShape) -> dict[int, NDArra
     num_experts = shape.require("num_experts", "--experts")
     counts: dict[int, NDArray[np.int64]] = defaultdict(lambda: np.zeros(num_experts, np.int64))
     for path in paths:
-        with explain_os_errors("read", path), path.open(encoding="utf-8", errors="replace", newline="") as file:
-            for number, row in enumerate(csv.reader(file), start=1):
-                if number == 1 and row == ["layer_id", "expert_id", "count"]:
-                    continue
-                if len(row) != 3 or not all(value.strip().isdecimal() and len(value) < 19 for value in row):
-                    raise ArtifactError(f"{path}: line {number} is not layer_id,expert_id,count; export it again")
-                layer, expert, count = map(int, row)
-                if expert >= num_experts:
-                    raise InputError(
-                        f"{path}: expert id {expert} is outside [0, {num_experts}); give the right --experts"
-                    )
-                counts[layer][expert] += count
+        for layer, expert, count in read_number_rows(path, ("layer_id", "expert_id", "count")):
+            if expert >= num_experts:
+                raise InputError(f"{path}: expert id {expert} is outside [0, {num_experts}); give the right --experts")
+            counts[layer][expert] += count
     return dict(counts)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,10 @@ from headgate.observe.importers.decode import read_json
 
 _EXPERTS = ("n_routed_experts", "num_local_experts", "num_experts", "moe_num_experts")
 _TOP_K = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "top_k_experts")
+
+
+MAX_SIZE = 65535
+"""Experts that a trace can hold, and more layers and choices than any model has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,11 +39,13 @@ class ModelShape:
     def __post_init__(self) -> None:
         for name in ("num_experts", "top_k", "num_layers", "num_rows"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"{name} (={value}) must be at least 1; give the model's own")
+            if value is not None and not 1 <= value <= MAX_SIZE:
+                raise InputError(f"{name} (={value}) must be between 1 and {MAX_SIZE}; give the model's own")
         layers = self.moe_layers
-        if layers is not None and (len(set(layers)) != len(layers) or min(layers, default=0) < 0):
-            raise InputError(f"moe_layers (={list(layers)}) must be distinct decoder layers, from 0; name each once")
+        if layers is not None and (len(set(layers)) != len(layers) or not all(0 <= n < MAX_SIZE for n in layers)):
+            raise InputError(
+                f"moe_layers (={list(layers)[:8]}) must be distinct decoder layers, from 0; name each once"
+            )
 
     def require(self, name: str, option: str) -> int:
         """A size without which the file can't be read.
@@ -72,13 +78,11 @@ def shape_of_config(path: Path) -> ModelShape:
     num_experts = _first_int(values, _EXPERTS)
     if num_experts is None:
         raise InputError(f"{path} has none of {', '.join(_EXPERTS)}; give a Mixture-of-Experts model's config")
-    num_layers = _int(values, "num_hidden_layers")
-    return ModelShape(
-        num_experts=num_experts,
-        top_k=_first_int(values, _TOP_K),
-        num_layers=num_layers,
-        moe_layers=None if num_layers is None else _moe_layers(values, num_layers),
+    # The sizes are checked before anything is made of them.
+    shape = ModelShape(
+        num_experts=num_experts, top_k=_first_int(values, _TOP_K), num_layers=_int(values, "num_hidden_layers")
     )
+    return shape if shape.num_layers is None else replace(shape, moe_layers=_moe_layers(values, shape.num_layers))
 
 
 def _moe_layers(values: Mapping[str, Any], num_layers: int) -> tuple[int, ...]:
@@ -86,15 +90,17 @@ def _moe_layers(values: Mapping[str, Any], num_layers: int) -> tuple[int, ...]:
     if isinstance(listed, list) and all(type(layer) is int for layer in listed):
         return tuple(listed)
     first = _int(values, "first_k_dense_replace") or 0
-    every = values.get("moe_layer_freq", 1)
-    if isinstance(every, list):
-        return tuple(layer for layer, has_experts in enumerate(every) if has_experts)
+    pattern = values.get("moe_layer_freq")
+    if isinstance(pattern, list):
+        return tuple(layer for layer, has_experts in enumerate(pattern) if has_experts)
+    every = _int(values, "moe_layer_freq") or 1
     step = _int(values, "decoder_sparse_step") or _int(values, "interleave_moe_layer_step") or 1
-    dense = values.get("mlp_only_layers") or []
+    listed_dense = values.get("mlp_only_layers")
+    dense = listed_dense if isinstance(listed_dense, list) else []
     return tuple(
         layer
         for layer in range(num_layers)
-        if layer >= first and layer % max(every, 1) == 0 and (layer + 1) % step == 0 and layer not in dense
+        if layer >= first and layer % every == 0 and (layer + 1) % step == 0 and layer not in dense
     )
 
 
