@@ -25,8 +25,12 @@ def train_once(model: nn.Module, inputs: dict[str, Tensor], more=lambda: 0.0) ->
     return {path: p.grad.clone() for path, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("backend", ["eager", "headgate"])
-@pytest.mark.parametrize("name", ["mixtral", "deepseek_v3", "gpt_oss", "llama4", "jetmoe", "gemma4", "granitemoe"])
+FAMILIES = ("mixtral", "deepseek_v3", "gpt_oss", "llama4", "jetmoe", "gemma4", "granitemoe")
+
+
+@pytest.mark.parametrize(
+    ("name", "backend"), [*((name, "eager") for name in FAMILIES), ("mixtral", "headgate"), ("llama4", "headgate")]
+)
 def test_the_gradient_is_that_of_the_losses_added_by_hand(name, backend):
     model = zoo.build(name).train()
     if backend == "headgate":

@@ -209,7 +209,7 @@ def test_a_copy_of_an_accelerated_model_runs_alone():
     assert not any("forward" in vars(module) for module in other.modules())
 
 
-@pytest.mark.parametrize("name", ["mixtral", "gpt_oss", "muse_spark"])
+@pytest.mark.parametrize("name", ["gpt_oss", "muse_spark"])
 def test_it_compiles_in_one_graph(name, uninstrumented):
     """On modules without the run-time checks of shapes, which a compiler can't trace."""
     forward = uninstrumented("headgate.integrations.transformers.backend").experts_forward
