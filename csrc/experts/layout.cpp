@@ -4,31 +4,21 @@
 #include <cstddef>
 #include <new>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 namespace headgate {
 namespace {
 
 constexpr std::int64_t kAlignment = 64;
-constexpr std::int64_t kHugePage = std::int64_t{2} << 20;
 constexpr std::int64_t kSmallBytes = std::int64_t{4} << 20;   // buffers up to this size are not split
 constexpr std::int64_t kLargeBytes = std::int64_t{16} << 20;  // memory beyond this costs more to clear than to reuse
 
 }  // namespace
 
-// Large pages save the processor most of its address look-ups, and the system most of the work of clearing them. This is
-// for working memory, which is needed again soon: where a virtual machine hands memory that is long unused back to its
-// host, large pages come back slowly (measured: 730 ms for 805 MB, against 220 ms in ordinary pages).
+// Ordinary pages: where a virtual machine hands memory that is long unused back to its host, large ones come back slowly
+// (measured: 730 ms for 805 MB, against 220 ms in ordinary pages).
 Buffer allocate(std::int64_t bytes) {
-  const std::int64_t alignment = bytes >= kHugePage ? kHugePage : kAlignment;
-  const std::size_t size = static_cast<std::size_t>(round_up(bytes + 4 * kAlignment, alignment));
-  Buffer buffer(std::aligned_alloc(static_cast<std::size_t>(alignment), size));
+  const std::size_t size = static_cast<std::size_t>(round_up(bytes + 4 * kAlignment, kAlignment));
+  Buffer buffer(std::aligned_alloc(static_cast<std::size_t>(kAlignment), size));
   if (!buffer) throw std::bad_alloc();
-#if defined(MADV_HUGEPAGE)
-  if (alignment == kHugePage) madvise(buffer.get(), size, MADV_HUGEPAGE);
-#endif
   return buffer;
 }
 

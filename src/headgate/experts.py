@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from headgate.flow import DispatchPlan
-from headgate.kernels.experts import experts, experts_for_training, is_backend
+from headgate.kernels.dispatcher import is_seen_by_python
+from headgate.kernels.experts import experts, experts_for_training, is_backend, run_forward
 from headgate.kernels.grouped import grouped_linear
 from headgate.kernels.rows import combine_rows, gather_rows
 
@@ -176,6 +177,9 @@ def run_expert(
     return _run_fused(x, way, offsets, torch.ones(num_tokens), weights, function)
 
 
+# A subclass, such as a weight sharded over ranks, has memory of its own kind.
+_PLAIN = (Tensor, torch.nn.Parameter)
+
 _Function: TypeAlias = tuple[Literal["silu", "gelu", "gelu_tanh", "relu"], bool, bool, float | None, float, float]
 
 
@@ -195,8 +199,10 @@ def _run_fused(
     if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in needed):
         trained: Tensor = experts_for_training(*inputs)[0]
         return trained
-    y: Tensor = experts(*inputs)
-    return y
+    if any(type(tensor) not in _PLAIN for tensor in needed if tensor is not None) or is_seen_by_python():
+        y: Tensor = experts(*inputs)
+        return y
+    return run_forward(x, (token_of_row, expert_offsets, row_order, token_offsets), row_weights, matrices, function)
 
 
 def _run_in_steps(

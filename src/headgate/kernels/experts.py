@@ -10,6 +10,7 @@ import ctypes
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -143,10 +144,7 @@ def experts(
     """
     plan = (token_of_row, expert_offsets, row_order, token_offsets)
     function = (activation, gated, interleaved, clamp, sigmoid_slope, up_offset)
-    call = _Call.of(x, plan, row_weights, (up, down, up_bias, down_bias), function, isa)
-    y = x.new_empty(x.shape)
-    call.run("headgate_experts_forward", y.data_ptr(), None)
-    return y
+    return run_forward(x, plan, row_weights, (up, down, up_bias, down_bias), function, isa)
 
 
 @experts.register_fake
@@ -287,6 +285,22 @@ def _backward(ctx: torch.autograd.function.FunctionCtx, dy: Tensor, _: Tensor) -
 experts_for_training.register_autograd(_backward, setup_context=_setup)
 
 
+Weights: TypeAlias = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
+"""up, down, up_bias, down_bias"""
+Function: TypeAlias = tuple[str, bool, bool, float | None, float, float]
+"""activation, gated, interleaved, clamp, sigmoid_slope, up_offset"""
+
+
+def run_forward(
+    x: Tensor, plan: tuple[Tensor, ...], row_weights: Tensor, weights: Weights, function: Function, isa: str = "best"
+) -> Tensor:
+    """Compute `experts` now, past PyTorch's dispatcher, for plain tensors that nothing wants to see."""
+    call = _Call.of(x, plan, row_weights, weights, function, isa)
+    y = x.new_empty(x.shape)
+    call.run("headgate_experts_forward", y.data_ptr(), None)
+    return y
+
+
 @dataclass(frozen=True, slots=True)
 class _Call:
     """The arguments of a call in the library's terms, and the tensors that they point into."""
@@ -302,8 +316,8 @@ class _Call:
         x: Tensor,
         plan: tuple[Tensor, ...],
         row_weights: Tensor,
-        weights: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
-        function: tuple[str, bool, bool, float | None, float, float],
+        weights: Weights,
+        function: Function,
         isa: str,
     ) -> _Call:
         library = native.library()

@@ -13,6 +13,7 @@ from torch.autograd import forward_ad
 from headgate.errors import BackendError, InputError
 from headgate.kernels import native
 from headgate.kernels.backends import choose_backend
+from headgate.kernels.dispatcher import is_seen_by_python
 from headgate.kernels.threads import Threads, current_threads
 
 _DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
@@ -126,21 +127,9 @@ def route(
         >>> route(x, weight, None, None, formula).expert_ids.tolist() if native.library() else [[1, 0]]
         [[1, 0]]
     """
-    if _is_seen_by_python():
+    if is_seen_by_python():
         return Routed(*_route_op(x, weight, bias, selection_bias, *formula))
     return route_native(x, weight, bias, selection_bias, formula)
-
-
-def _is_seen_by_python() -> bool:
-    """Whether a compiler, a tracer or a dispatch mode wants to see each operation.
-
-    Where none does, PyTorch's dispatcher is passed by: it costs more than the routing of one token.
-    """
-    return (
-        torch.compiler.is_compiling()
-        or torch._C._get_tracing_state() is not None
-        or torch._C._len_torch_dispatch_stack() > 0
-    )
 
 
 def route_native(
