@@ -79,7 +79,7 @@ void multiply_rows(const typename Isa::Element* w, std::int64_t w_stride, const 
         }
       }
     }
-    ahead += 64;
+    if (kPrefetch) ahead += 64;
   }
   for (; chunk < num_chunks; ++chunk, w += kChunk, x += x_stride) step<Isa, V>(w, w_stride, x, sums);
   for (int v = 0; v < V; ++v) {
