@@ -1,4 +1,4 @@
-"""The layer as a user meets it: shapes, dtypes, laws, edge cases, and what each mistake is told."""
+"""The layer as a user meets it: shapes, dtypes, laws and edge cases."""
 
 import copy
 
