@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import math
+import sys
 from collections.abc import Iterator
 
 import lightning
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import headgate
-from headgate.errors import InputError
+from headgate.errors import BackendError, InputError
 from headgate.integrations.lightning import RoutingCallback
 from headgate.integrations.monitor import RoutingMonitor, routing_values
 from headgate.integrations.prometheus import RoutingGauges
@@ -303,3 +305,19 @@ def test_the_models_own_layers_are_seen_in_training_with_their_gradients_unchang
     with RoutingMonitor(model):
         model(**batch).loss.backward()
     assert all(torch.equal(model.get_parameter(path).grad, gradient) for path, gradient in expected.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [
+        ("trainer", "transformers"),
+        ("lightning", "lightning.pytorch"),
+        ("tensorboard", "torch.utils.tensorboard"),
+        ("prometheus", "prometheus_client"),
+    ],
+)
+def test_a_package_that_is_missing_is_named_with_its_remedy(name, package, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, f"headgate.integrations.{name}", raising=False)
+    with pytest.raises(BackendError, match=rf"install (it|them) with: pip install 'headgate\[{name}\]'"):
+        importlib.import_module(f"headgate.integrations.{name}")

@@ -35,7 +35,7 @@ OutOption: TypeAlias = Annotated[Path, typer.Option("--out", "-o", metavar="FILE
 GenerateOption: TypeAlias = Annotated[int, typer.Option(min=0, metavar="N", help="Tokens to generate after each text.")]
 BatchOption: TypeAlias = Annotated[int, typer.Option(min=1, metavar="B", help="Texts that run together.")]
 NormsOption: TypeAlias = Annotated[
-    bool, typer.Option("--norms", help="Keep how much each expert adds to a token; about twice the time.")
+    bool, typer.Option("--norms", help="Keep how much each expert adds to a token; experts run a second time for it.")
 ]
 LogitsOption: TypeAlias = Annotated[bool, typer.Option("--logits", help="Keep the routers' logits.")]
 ResumeOption: TypeAlias = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted recording.")]

@@ -100,7 +100,7 @@ def tap(model: nn.Module, *, logits: bool = True) -> Iterator[Tape]:
 def measure_norms(model: nn.Module) -> Iterator[Norms]:
     """Measure what each choice, the shared experts and the whole layer add to a token, while the context lasts.
 
-    Experts run a second time, slot by slot, so it takes about twice their time. What the model returns is unchanged.
+    Experts run a second time for it, slot by slot. What the model returns is unchanged.
     Give the result to `trace_of`.
 
     Args:

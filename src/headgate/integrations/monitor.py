@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 import torch.distributed as dist
@@ -19,6 +20,7 @@ from headgate.nn.tape import find_routers, is_compiled
 from headgate.observe.metrics import select_margin
 from headgate.observe.record import selection_scores
 from headgate.observe.tallies import LayerTally, count_choices, describe_tallies, tally
+from headgate.spec import RouterSpec
 
 if TYPE_CHECKING:
     from headgate.integrations.transformers import ForwardPass, LayerTape
@@ -44,17 +46,20 @@ def routing_values(model: nn.Module, tape: Tape, *, per_layer: bool = False) -> 
     return describe_tallies(tally_tape(model, tape), per_layer=per_layer)
 
 
-def tally_tape(model: nn.Module, tape: Tape) -> dict[str, LayerTally]:
+def tally_tape(
+    model: nn.Module, tape: Tape, *, specs: Mapping[str, RouterSpec | None] | None = None
+) -> dict[str, LayerTally]:
     """Sum up each layer's passes, on the model's device and without waiting for it; layers without a pass are left out.
 
     Args:
         model: that the tap was on.
         tape: of `headgate.tap`.
+        specs: routers of transformers' layers by path, for their margins; None = read from the configuration.
     """
     routers = find_routers(model) if tape.ours else {}
     found = {path: [_tally_routing(routers[path], one) for one in passes] for path, passes in tape.ours.items()}
     if tape.theirs is not None:
-        found |= _tally_theirs(tape.theirs)
+        found |= _tally_theirs(tape.theirs, _known_specs(tape) if specs is None else specs)
     return {path: sum(parts[1:], start=parts[0]) for path, parts in found.items() if parts}
 
 
@@ -82,6 +87,7 @@ class RoutingMonitor:
         self._tallies: dict[str, LayerTally] = {}
         self._stack = ExitStack()
         self._tape = self._stack.enter_context(tap(model))
+        self._specs = _known_specs(self._tape)
 
     def __enter__(self) -> Self:
         return self
@@ -93,7 +99,7 @@ class RoutingMonitor:
 
     def fold(self) -> None:
         """Add up what was decided since the last call, and let go of it: once per forward pass of training."""
-        for path, new in tally_tape(self._model, self._tape).items():
+        for path, new in tally_tape(self._model, self._tape, specs=self._specs).items():
             self._tallies[path] = self._tallies[path] + new if path in self._tallies else new
         self.discard()
 
@@ -141,14 +147,19 @@ def _tally_routing(router: Router, routing: Routing) -> LayerTally:
     )
 
 
-def _tally_theirs(tape: TheirTape) -> dict[str, list[LayerTally]]:
+def _known_specs(tape: Tape) -> Mapping[str, RouterSpec | None]:
+    if tape.theirs is None:
+        return {}
     from headgate.integrations.transformers.recording import known_specs
 
-    specs = known_specs(tape)
+    return known_specs(tape.theirs)
+
+
+def _tally_theirs(tape: TheirTape, specs: Mapping[str, RouterSpec | None]) -> dict[str, list[LayerTally]]:
     return {path: _tally_layer(layer, specs[path], tape.passes) for path, layer in tape.layers.items()}
 
 
-def _tally_layer(layer: LayerTape, spec: Any, passes: list[ForwardPass]) -> list[LayerTally]:
+def _tally_layer(layer: LayerTape, spec: RouterSpec | None, passes: list[ForwardPass]) -> list[LayerTally]:
     from headgate.integrations.transformers.recording import rank
 
     tallies = []

@@ -41,7 +41,7 @@ Norms = dict[str, list[PassNorms]]
 def measure_norms(model: nn.Module) -> Iterator[Norms]:
     """Measure the contributions to each token in every `MoE` of a model, for as long as the context lasts.
 
-    Experts run a second time, row by row, so it takes about twice their time. What the model returns is unchanged.
+    Experts run a second time for it, row by row. What the model returns is unchanged.
 
     Args:
         model: any module that holds `MoE` layers.
