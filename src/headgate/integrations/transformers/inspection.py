@@ -12,11 +12,13 @@ from torch import nn
 
 from headgate.errors import ArtifactError, InputError, SpecError
 from headgate.integrations.transformers.formulas import Formula, formula_from_config
+from headgate.integrations.transformers.shape import count_experts
 from headgate.integrations.transformers.sites import Site, find_sites
 from headgate.integrations.transformers.switch import LayerBackend, plan_switch
-from headgate.integrations.transformers.tap import count_experts
+from headgate.integrations.transformers.wires import find_shared_experts
 from headgate.integrations.transformers.words import describe_in_symbols, describe_in_words
 from headgate.kernels.backends import choose_backend
+from headgate.observe.shape import count_parameters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,9 +132,9 @@ def inspect_model(model: str) -> Inspection:
         model_type=config.model_type,
         class_name=type(built).__name__,
         num_layers=getattr(config.get_text_config(), "num_hidden_layers", None),
-        num_parameters=_count(built),
+        num_parameters=count_parameters(built),
         dtype=str(dtype).removeprefix("torch."),
-        layers=tuple(_inspect_site(built, site, backends[site.path], dtype) for site in sites),
+        layers=tuple(_inspect_site(built, site, _backend(config, backends[site.path], dtype)) for site in sites),
     )
 
 
@@ -153,7 +155,7 @@ def build_on_meta(config: Any) -> nn.Module:
     raise ArtifactError(f"transformers has no model for model_type {config.model_type!r}; upgrade it")
 
 
-def _inspect_site(model: nn.Module, site: Site, planned: LayerBackend, dtype: torch.dtype) -> InspectedLayer:
+def _inspect_site(model: nn.Module, site: Site, backend: str) -> InspectedLayer:
     formula = _formula(model, site)
     spec = formula.spec
     return InspectedLayer(
@@ -165,9 +167,9 @@ def _inspect_site(model: nn.Module, site: Site, planned: LayerBackend, dtype: to
         words="" if spec is None else describe_in_words(spec),
         symbols="" if spec is None else describe_in_symbols(spec),
         note=formula.note,
-        num_parameters=_count(site.module),
+        num_parameters=count_parameters(site.module),
         shared=_shared_experts(model, site),
-        backend=_backend(planned, dtype),
+        backend=backend,
     )
 
 
@@ -180,20 +182,28 @@ def _formula(model: nn.Module, site: Site) -> Formula:
 
 def _shared_experts(model: nn.Module, site: Site) -> dict[str, int]:
     parent = model.get_submodule(site.path.rpartition(".")[0])
-    found = {**dict(parent.named_children()), **dict(site.module.named_children())}
-    return {
-        name: _count(child)
-        for name, child in found.items()
-        if name.startswith("shared") and not name.endswith("gate") and _count(child)
-    }
+    found = {**find_shared_experts(parent), **find_shared_experts(site.module)}
+    return {name: count_parameters(child) for name, child in found.items()}
 
 
-def _backend(planned: LayerBackend, dtype: torch.dtype) -> str:
+def _backend(config: Any, planned: LayerBackend, dtype: torch.dtype) -> str:
     if not planned.is_switched:
         return f"theirs: {planned.reason}"
     choice = choose_backend("experts", device_type="cpu", dtype=dtype)
-    return f"headgate ({choice.backend}): {planned.reason}"
+    ours = f"headgate ({choice.backend}): {planned.reason}"
+    method = _quantisation(config)
+    # Which modules are packed is known once they are loaded, so both are named.
+    return (
+        f"theirs where the experts are quantised ({method}), which keep their own code; else {ours}" if method else ours
+    )
 
 
-def _count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+def _quantisation(config: Any) -> str:
+    """How a checkpoint says that it is quantised; "" where it isn't."""
+    noted = getattr(config, "quantization_config", None) or getattr(
+        config.get_text_config(), "quantization_config", None
+    )
+    if not noted:
+        return ""
+    method = noted.get("quant_method") if isinstance(noted, dict) else getattr(noted, "quant_method", None)
+    return str(getattr(method, "value", method) or "by a method that it does not name")
