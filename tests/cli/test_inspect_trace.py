@@ -120,6 +120,14 @@ def test_a_layer_that_never_chose(tmp_path):
     json.loads(invoke(tmp_path / "a.safetensors", "--json").stdout, parse_constant=pytest.fail)
 
 
+def test_what_json_has_no_word_for_is_null(tmp_path):
+    trace = random_trace(num_experts=2, top_k=2)
+    margins = torch.full((3, 12), torch.inf, dtype=torch.float16)  # as where all experts are chosen
+    save_trace(tmp_path / "a.safetensors", dataclasses.replace(trace, select_margin=margins))
+    found = json.loads(invoke(tmp_path / "a.safetensors", "--json").stdout, parse_constant=pytest.fail)
+    assert found["summary"]["layers"][0]["margin"] == [None, None, None]
+
+
 def test_mistakes(path, tmp_path):
     with pytest.raises(InputError, match=r"^layers \(=\[9\]\) are not in the trace"):
         invoke(path, "--layer", 9)

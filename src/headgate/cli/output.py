@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Annotated, Any, TypeAlias
 
 import typer
@@ -26,9 +27,21 @@ def note_console() -> Console:
 
 
 def print_json(value: Any) -> None:
-    """Print a result as JSON on stdout; what a terminal might obey (direction marks, half surrogates) as escapes."""
-    text = json.dumps(value, indent=2, ensure_ascii=False)
+    """Print a result as JSON on stdout.
+
+    What a terminal might obey (direction marks, half surrogates) is escaped, and NaN and infinity, for which JSON has
+    no word, are null.
+    """
+    text = json.dumps(_finite(value), indent=2, ensure_ascii=False)
     typer.echo("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def figures_table(title: str | None, *columns: str) -> Table:

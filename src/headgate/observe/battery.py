@@ -137,7 +137,8 @@ def _check_dependence(check: str, what: str, changed: Mapping[str, float], other
     if max(changed.values()) > FLIP_FRACTION:
         return _finding(check, "fail", f"a token's experts depend on {what}: {_worst(changed)}")
     if any(changed.values()):
-        return _finding(check, "warn", f"{what} changes, as rounding may, the experts of {_worst(changed)}")
+        said = f"the experts of {_worst(changed)}, depend on {what}; rounding may explain so few"
+        return _finding(check, "warn", said)
     return _finding(check, "pass", otherwise)
 
 

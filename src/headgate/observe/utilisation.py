@@ -7,7 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from headgate.errors import InputError
-from headgate.observe.metrics import load_entropy
+from headgate.observe.metrics import load_entropy, load_ratio
+from headgate.observe.pieces import count_groups
 
 
 def utilisation(expert_counts: Int[Tensor, "*L E"]) -> Float[Tensor, "*L E"]:
@@ -120,9 +121,5 @@ def pass_ratios(
         [2.0, 2.0]
     """
     passes, number = torch.unique(forward_id, return_inverse=True)
-    is_row = topk_ids >= 0
-    buckets = (number[:, None] * num_experts + topk_ids)[is_row]
-    counts = torch.bincount(buckets, minlength=len(passes) * num_experts).view(-1, num_experts).double()
-    counts = counts[counts.sum(1) > 0]
-    mean: Tensor = counts.mean(1)
-    return counts.amax(1) / mean
+    counts = count_groups(topk_ids, number, num_groups=len(passes), num_experts=num_experts)
+    return load_ratio(counts[counts.sum(1) > 0])

@@ -142,9 +142,17 @@ def test_megatron_logits_that_can_not_be_right(tmp_path):
     text, content = with_logits(ids, logits)
     (tmp_path / "logits_rank0.bin").write_bytes(content)
     path = tmp_path / "router_trace_rank0.jsonl"
-    for before, after in (('"logits_offset": 0', '"logits_offset": -1'), ("[5, 8]", "[4, 8]"), ("[5, 8]", "[5, 9]")):
+    for before, after in (
+        ('"logits_offset": 0', '"logits_offset": -1'),
+        ("[5, 8]", "[4, 8]"),
+        ("[5, 8]", "[5, 9]"),
+        ("80, ", "80.0, "),
+    ):
         with pytest.raises(ArtifactError, match=r"a record's logits are not \[5, E\] of bfloat16; record it again$"):
             import_megatron([write(path, text.replace(before, after))], UNNAMED)
+    beyond = text.replace('"logits_offset": 0', f'"logits_offset": {2**80}')
+    with pytest.raises(ArtifactError, match=r"logits_rank0.bin ends before the logits that"):
+        import_megatron([write(path, beyond)], UNNAMED)
     with pytest.raises(InputError, match=r"only some of the records name logits; import those with and without apart"):
         import_megatron([write(path, text.replace("logits_offset", "other", 1))], UNNAMED)
     with pytest.raises(InputError, match=r"the logits are of 8 experts, and the model has 9; give its own"):

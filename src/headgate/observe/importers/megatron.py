@@ -154,16 +154,16 @@ def _read_logits(record: dict[str, Any], num_tokens: int, path: Path) -> torch.T
         return None
     values: list[Any] = [record.get(f"logits_{name}") for name in ("offset", "bytes", "shape")]
     offset, size, shape = values
-    is_shape = isinstance(shape, list) and len(shape) == 2 and all(type(n) is int and n >= 0 for n in shape)
-    if type(offset) is not int or offset < 0 or not is_shape or shape[0] != num_tokens or size != 2 * math.prod(shape):
+    numbers = [offset, size, *shape] if isinstance(shape, list) and len(shape) == 2 else [None]
+    is_whole = all(type(number) is int and number >= 0 for number in numbers)
+    if not is_whole or shape[0] != num_tokens or size != 2 * math.prod(shape):
         raise ArtifactError(f"{path}: a record's logits are not [{num_tokens}, E] of bfloat16; record it again")
     sidecar = path.with_name(path.name.replace("router_trace_", "logits_")).with_suffix(".bin")
     with explain_os_errors("read", sidecar), sidecar.open("rb") as file:
-        left = file.seek(0, 2) - offset
+        if size > file.seek(0, 2) - offset:
+            raise ArtifactError(f"{sidecar} ends before the logits that {path.name} names; copy the whole file")
         file.seek(offset)
-        content = file.read(size) if size <= left else b""
-    if size > left:
-        raise ArtifactError(f"{sidecar} ends before the logits that {path.name} names; copy the whole file")
+        content = file.read(size)
     if not size:
-        return torch.zeros(shape)
+        return torch.zeros(num_tokens, 0)
     return torch.frombuffer(bytearray(content), dtype=torch.bfloat16).view(shape).float()
