@@ -7,7 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from headgate.errors import InputError
-from headgate.observe.metrics import load_entropy
+from headgate.observe.metrics import load_entropy, load_ratio
+from headgate.observe.pieces import count_groups
 
 
 def utilisation(expert_counts: Int[Tensor, "*L E"]) -> Float[Tensor, "*L E"]:
@@ -82,12 +83,22 @@ def balancedness(expert_counts: Int[Tensor, "*L E"], *, num_devices: int) -> Flo
         >>> balancedness(torch.tensor([3, 1, 0, 0]), num_devices=2).item()
         0.5
     """
-    num_experts = expert_counts.shape[-1]
-    if num_devices < 1 or num_experts % num_devices:
-        raise InputError(f"num_devices (={num_devices}) must divide the number of experts (={num_experts})")
+    require_even_devices(num_devices, expert_counts.shape[-1])
     loads = expert_counts.view(*expert_counts.shape[:-1], num_devices, -1).sum(-1).double()
     mean: Tensor = loads.mean(-1)
     return mean / loads.amax(-1)
+
+
+def require_even_devices(num_devices: int, num_experts: int) -> None:
+    """Require that experts can be dealt out evenly.
+
+    Raises:
+        InputError: they can't.
+    """
+    if num_devices < 1 or num_experts % num_devices:
+        raise InputError(
+            f"num_devices (={num_devices}) must divide the number of experts (={num_experts}); give one that does"
+        )
 
 
 def pass_ratios(
@@ -110,9 +121,5 @@ def pass_ratios(
         [2.0, 2.0]
     """
     passes, number = torch.unique(forward_id, return_inverse=True)
-    is_row = topk_ids >= 0
-    buckets = (number[:, None] * num_experts + topk_ids)[is_row]
-    counts = torch.bincount(buckets, minlength=len(passes) * num_experts).view(-1, num_experts).double()
-    counts = counts[counts.sum(1) > 0]
-    mean: Tensor = counts.mean(1)
-    return counts.amax(1) / mean
+    counts = count_groups(topk_ids, number, num_groups=len(passes), num_experts=num_experts)
+    return load_ratio(counts[counts.sum(1) > 0])
