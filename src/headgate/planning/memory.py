@@ -92,8 +92,8 @@ def weight_bytes(shape: ModelShape, precision: Precision) -> dict[Role, int]:
     return {role: found[role] for role in Role}
 
 
-def expert_bytes(shape: ModelShape, precision: Precision) -> float:
-    """Bytes of a routed layer's expert parameter, on average over layers: scales and unquantised biases included."""
+def bytes_per_expert_parameter(shape: ModelShape, precision: Precision) -> float:
+    """Bytes of a parameter of the routed experts, on average: scales and unquantised biases included; 0 without any."""
     experts = shape.by_role()[Role.ROUTED_EXPERTS]
     return weight_bytes(shape, precision)[Role.ROUTED_EXPERTS] / experts if experts else 0.0
 

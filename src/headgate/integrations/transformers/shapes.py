@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from headgate.errors import InputError, SpecError
+from headgate.errors import ArtifactError, InputError, SpecError
 from headgate.integrations.transformers.cache_probe import probe_cache
 from headgate.integrations.transformers.formulas import formula_from_config
 from headgate.integrations.transformers.inspection import build_on_meta, load_config
 from headgate.integrations.transformers.roles import Classifier, num_zero_experts, used_shape, weight_of
 from headgate.integrations.transformers.sites import Site, find_sites
 from headgate.integrations.transformers.tap import count_experts
+from headgate.planning.catalogue import CatalogueEntry, Published, find_model, suggest_models
 from headgate.planning.formats import FORMATS
 from headgate.planning.parameters import ModelShape, Role, RoutedLayer
 
@@ -27,16 +29,31 @@ _SKIPPING_CHOICES = {"zaya": 1}
 _TOP_K_NAMES = ("num_experts_per_tok", "num_experts_per_token", "moe_top_k", "top_k_experts", "moe_topk", "moe_k")
 
 
-def read_shape(model: str) -> ModelShape:
-    """Describe a model from its configuration.
+def read_model(model: str) -> tuple[ModelShape, Published | None]:
+    """Describe a model, with its vendor's figures where the catalogue has them.
 
     Args:
-        model: a directory, a config.json, or a Hub id.
+        model: a name of the catalogue, a directory, a config.json, or a Hub id.
 
     Raises:
         ArtifactError: there is none, or transformers has no model for it.
+        InputError, SpecError: as `model_shape`.
     """
-    return model_shape(load_config(model), name=model)
+    entry = find_model(model)
+    if entry is not None and entry.name == model.lower() and not Path(model).exists():
+        return model_shape(_config_of(entry), name=entry.name), entry.published
+    try:
+        config = load_config(model)
+    except ArtifactError as error:
+        raise ArtifactError(f"{error}; {suggest_models(model)}") from error
+    return model_shape(config, name=model), None if entry is None else entry.published
+
+
+def _config_of(entry: CatalogueEntry) -> Any:
+    from transformers import AutoConfig
+
+    values = dict(entry.config)
+    return AutoConfig.for_model(values.pop("model_type"), **values)
 
 
 def model_shape(config: Any, *, name: str) -> ModelShape:
