@@ -52,7 +52,9 @@ def main(layers: int = 4, rounds: int = 3) -> None:
         middle = sorted(expected, key=lambda one: one.time_s)[rounds // 2]
         took, floor = statistics.median(measured), statistics.median(floors)
         refuse_broken_floor(floor, took, device="this-machine")
-        parts = ", ".join(f"{name[:-2]} {1e3 * value:.1f}" for name, value in middle.to_dict().items() if name != "time_s")
+        parts = ", ".join(
+            f"{name[:-2]} {1e3 * value:.1f}" for name, value in middle.to_dict().items() if name != "time_s"
+        )
         rows.append((batch, 1e3 * took, 1e3 * middle.time_s, middle.time_s / took, parts, 1e3 * floor))
     title = f"decode, OLMoE-1B-7B with {layers} layers, bfloat16, context {CONTEXT}"
     publish("decode_prediction", title, COLUMNS, rows, layers=layers, rounds=rounds)

@@ -71,7 +71,9 @@ def test_an_arithmetic_that_nothing_replaces_is_refused():
 
 def test_names_ignore_case_and_a_wrong_one_gets_a_hint():
     assert find_device("H100-SXM") is find_device("h100-sxm")
-    with pytest.raises(InputError, match=r"device \(=h100\) must be in the table of devices; did you mean h200 or h100-sxm"):
+    with pytest.raises(
+        InputError, match=r"device \(=h100\) must be in the table of devices; did you mean h200 or h100-sxm"
+    ):
         find_device("h100")
     with pytest.raises(InputError, match="there are h100-sxm, h200"):
         find_device("@@@")

@@ -84,7 +84,7 @@ FORMATS: Mapping[str, WeightFormat] = MappingProxyType(
                 block=(16,),
                 scale_bits=8,
                 arithmetic="fp4",
-                source="NVIDIA, Introducing NVFP4, 2025: blocks of 16, an 8-bit scale each; the scale of a tensor is left out",
+                source="NVIDIA, Introducing NVFP4, 2025: blocks of 16, an 8-bit scale each; a tensor's own is left out",
             ),
             WeightFormat(
                 name="int4",

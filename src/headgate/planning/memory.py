@@ -317,8 +317,6 @@ def rank_memory(
         sharded_bytes=sharded,
         replicated_bytes=replicated,
         experts_bytes=experts,
-        cache_bytes=cache_bytes(
-            shape, batch=share, context=context, precision=precision, tensor_ranks=parallel.tensor
-        ),
+        cache_bytes=cache_bytes(shape, batch=share, context=context, precision=precision, tensor_ranks=parallel.tensor),
         activation_bytes=activation_bytes(shape, num_tokens=tokens, batch=share, precision=precision),
     )

@@ -81,9 +81,7 @@ def dense_weight_bytes(shape: ModelShape, precision: Precision) -> float:
     return read + shape.tied_head * precision.wide.value_bits / 8
 
 
-def experts_read_bytes(
-    shape: ModelShape, precision: Precision, touches: Sequence[LayerTouch], *, batch: int
-) -> float:
+def experts_read_bytes(shape: ModelShape, precision: Precision, touches: Sequence[LayerTouch], *, batch: int) -> float:
     """Bytes of the distinct experts that a step touches, over all layers.
 
     Args:
@@ -140,12 +138,18 @@ def attended_pairs(layer: CacheLayer, *, context: int, new_tokens: int) -> int:
 
 def attention_flops(shape: ModelShape, *, batch: int, context: int, new_tokens: int) -> float:
     """FLOP of scores and weighted sums: 2 x multiply-adds of a pair x pairs, over layers and sequences."""
-    return 2.0 * batch * sum(
-        layer.score_width * attended_pairs(layer, context=context, new_tokens=new_tokens) for layer in shape.cache
+    return (
+        2.0
+        * batch
+        * sum(
+            layer.score_width * attended_pairs(layer, context=context, new_tokens=new_tokens) for layer in shape.cache
+        )
     )
 
 
-def exchanged_bytes(shape: ModelShape, ranks: Sequence[float], *, num_tokens: int, num_ranks: int, item: float) -> float:
+def exchanged_bytes(
+    shape: ModelShape, ranks: Sequence[float], *, num_tokens: int, num_ranks: int, item: float
+) -> float:
     """Bytes between ranks: each token once to each distinct other rank of its experts, and one partial sum back.
 
     Args:
@@ -247,7 +251,7 @@ def floor_time(work: StepWork, device: Device, parallel: Parallel) -> Floor:
 
 
 def refuse_broken_floor(floor_s: float, measured_s: float, *, device: str) -> None:
-    """Refuse a ceiling that a measurement has broken: then a figure behind it is wrong, and none of it is to be printed.
+    """Refuse a ceiling that a measurement has broken: a figure behind it is wrong, so none of it is to be printed.
 
     Args:
         floor_s: the least time that was worked out.
@@ -262,8 +266,8 @@ def refuse_broken_floor(floor_s: float, measured_s: float, *, device: str) -> No
     """
     if measured_s < floor_s:
         raise InputError(
-            f"measured (={measured_s * 1e3:.4g} ms a step) is below the floor of {floor_s * 1e3:.4g} ms that the figures "
-            f"of device {device} give, so no ceiling is printed; check batch, context, dtype and device against what "
+            f"measured (={measured_s * 1e3:.4g} ms a step) is below the floor of {floor_s * 1e3:.4g} ms that the "
+            f"figures of device {device} give, so no ceiling is printed; check batch, context, dtype and device against what "
             "was measured"
         )
 

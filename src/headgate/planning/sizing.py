@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from headgate.errors import InputError
@@ -19,7 +19,7 @@ from headgate.planning.memory import (
     rank_memory,
     weight_bytes,
 )
-from headgate.planning.parameters import ModelShape, RoutedLayer
+from headgate.planning.parameters import ModelShape
 from headgate.planning.roofline import (
     Floor,
     StepWork,
@@ -29,7 +29,7 @@ from headgate.planning.roofline import (
     prefill_work,
     refuse_broken_floor,
 )
-from headgate.planning.touch import LayerTouch, distinct_ranks, uniform_touch
+from headgate.planning.routes import Routes, uniform_routes
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Batches of the picture of speed and memory."""
@@ -57,7 +57,7 @@ class Workload:
     batch: int = 1
     context: int = 4096
     drafts: int = 0
-    parallel: Parallel = Parallel()
+    parallel: Parallel = field(default_factory=Parallel)
     capacity: float | None = None
     device: Device | None = None
     measured_s: float | None = None
@@ -67,23 +67,6 @@ class Workload:
         for name, value, least in (("batch", self.batch, 1), ("context", self.context, 1), ("spec", self.drafts, 0)):
             if value < least:
                 raise InputError(f"{name} (={value}) must be at least {least}; pass a larger number")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Routes:
-    """What the tokens of each routed layer touch.
-
-    Attributes:
-        step: of each layer, for the tokens of a decoding step.
-        token: of each layer, for single tokens, as in a prompt.
-        ranks: of each layer, on how many ranks a token's experts lie.
-        source: "uniform", or the trace.
-    """
-
-    step: tuple[LayerTouch, ...]
-    token: tuple[LayerTouch, ...]
-    ranks: tuple[float, ...]
-    source: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,7 +257,7 @@ def size_model(
         InputError: more ranks than experts, or a measured time below the floor.
     """
     _refuse_too_many_ranks(shape, workload.parallel)
-    chosen = uniform_routes(shape, workload) if routes is None else routes
+    chosen = routes or uniform_routes(shape, span=1 + workload.drafts, num_ranks=workload.parallel.expert)
     decode, prefill = _work(shape, workload, precision, chosen)
     device = workload.device
     if device is not None and workload.measured_s is not None:
@@ -295,33 +278,7 @@ def size_model(
     )
 
 
-def uniform_routes(shape: ModelShape, workload: Workload) -> Routes:
-    """What uniform, independent routing touches in each layer."""
-    step, token = (
-        tuple(uniform_touch(layer, span=span) for layer in shape.routed) for span in (1 + workload.drafts, 1)
-    )
-    return Routes(
-        step=step,
-        token=token,
-        ranks=tuple(_uniform_ranks(layer, workload.parallel.expert) for layer in shape.routed),
-        source="uniform",
-    )
-
-
-def _uniform_ranks(layer: RoutedLayer, num_ranks: int) -> float:
-    """Distinct ranks of a token that enters the layer; the mean over a choice of zero experts is taken as linear."""
-    low = int(layer.top_k * layer.num_experts / (layer.num_experts + layer.num_zero_experts))
-    part = layer.top_k * layer.num_experts / (layer.num_experts + layer.num_zero_experts) - low
-    least, most = (
-        distinct_ranks(num_experts=layer.num_experts, top_k=min(k, layer.num_experts), num_ranks=num_ranks)
-        for k in (low, low + 1)
-    )
-    return least + part * (most - least)
-
-
-def _work(
-    shape: ModelShape, workload: Workload, precision: Precision, routes: Routes
-) -> tuple[StepWork, StepWork]:
+def _work(shape: ModelShape, workload: Workload, precision: Precision, routes: Routes) -> tuple[StepWork, StepWork]:
     """Work of a decoding step and of the prompts, with what ranks exchange."""
     load, copies = workload, workload.parallel.num_ranks // workload.parallel.expert
     span = 1 + load.drafts
@@ -380,7 +337,7 @@ def _notes(shape: ModelShape, workload: Workload, device: Device | None) -> list
     notes = []
     if not shape.routed:
         notes.append(
-            f"{shape.name} is a dense model: it has no routed experts, so every parameter is active and both counts agree."
+            f"{shape.name} is a dense model: it has no routed experts, so every parameter but the embedding is active."
         )
     if any(layer.num_zero_experts for layer in shape.routed):
         notes.append("Choices of zero-compute experts cost nothing; the active count is the mean over uniform choices.")
@@ -391,28 +348,8 @@ def _notes(shape: ModelShape, workload: Workload, device: Device | None) -> list
     return notes
 
 
-def _count(kinds: Any) -> Mapping[str, int]:
+def _count(kinds: Iterable[str]) -> Mapping[str, int]:
     found: dict[str, int] = {}
     for kind in kinds:
         found[kind] = found.get(kind, 0) + 1
     return found
-
-
-def routes_of(
-    shape: ModelShape, step: Sequence[LayerTouch], token: Sequence[LayerTouch], ranks: Sequence[float], *, source: str
-) -> Routes:
-    """Routes from measured layers, one for each routed layer of the model.
-
-    Raises:
-        InputError: the trace has another number of layers, or of experts.
-    """
-    wanted = [layer.num_experts for layer in shape.routed]
-    if len(step) != len(wanted):
-        raise InputError(f"trace (={source}) has {len(step)} layers, and the model {len(wanted)} with experts; check it")
-    for layer, touch in zip(shape.routed, step, strict=True):
-        if touch.num_experts != layer.num_experts + layer.num_zero_experts:
-            raise InputError(
-                f"trace (={source}) has {touch.num_experts} experts in layer {layer.layer_index}, and the model "
-                f"{layer.num_experts}; use a trace of this model"
-            )
-    return Routes(step=tuple(step), token=tuple(token), ranks=tuple(ranks), source=source)

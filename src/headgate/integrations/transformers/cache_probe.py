@@ -21,7 +21,7 @@ from headgate.integrations.transformers.sites import find_sites
 from headgate.planning.parameters import CacheLayer
 
 LENGTHS = (256, 512)
-"""Two lengths tell what grows with the sequence from what doesn't; both are multiples of what layers compress into one."""
+"""Two lengths tell what grows with the sequence from what doesn't; both are multiples of what is compressed."""
 
 
 def probe_cache(model: Any) -> tuple[tuple[CacheLayer, ...], tuple[str, ...]]:

@@ -187,8 +187,8 @@ def _notes(config: Any, roles: set[Role]) -> list[str]:
     mtp = getattr(text, "num_nextn_predict_layers", None) or getattr(text, "mtp_num_hidden_layers", None)
     if mtp and Role.MTP not in roles:
         notes.append(
-            f"The checkpoint holds {mtp} multi-token-prediction layer{'s' if mtp > 1 else ''} besides, which transformers "
-            "does not load; no count here includes them."
+            f"The checkpoint holds {mtp} multi-token-prediction layer{'s' if mtp > 1 else ''} besides, which "
+            "transformers does not load; no count here includes them."
         )
     if getattr(config, "is_encoder_decoder", False):
         notes.append("Encoder and decoder are both counted as active: a token of the answer needs the prompt encoded.")
