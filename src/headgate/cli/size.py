@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -124,7 +125,7 @@ def _read_routes(path: Path, shape: ModelShape, load: Workload) -> Routes:
     return measured_routes(
         shape,
         trace.topk_ids[trace.layer_index.argsort()],
-        list(zip(offsets[:-1], offsets[1:], strict=True)),
+        list(pairwise(offsets)),
         source=str(path),
         span=1 + load.drafts,
         num_ranks=load.parallel.expert,

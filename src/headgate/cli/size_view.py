@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from headgate.planning.sizing import SizeReport, Speed
 
 DIM, GOOD, BAD = "dim", "green", "red"
-BAR_WIDTH = 24
+BAR_WIDTH = 14
 
 
 def print_size(
@@ -133,8 +133,8 @@ def _memory(report: SizeReport) -> Table:
 def _work(report: SizeReport) -> Table:
     table, step = _facts(), report.to_dict()["step"]
     decode, prefill = step["decode"], step["prefill"]
-    table.add_row("a token, decoding", f"{_number(decode['flops_per_token'])}FLOP, {_bytes(decode['bytes_per_token'])}")
-    table.add_row("a token, prompt", f"{_number(prefill['flops_per_token'])}FLOP, {_bytes(prefill['bytes_per_token'])}")
+    table.add_row("a token, decoding", f"{_flops(decode['flops_per_token'])}, {_bytes(decode['bytes_per_token'])}")
+    table.add_row("a token, prompt", f"{_flops(prefill['flops_per_token'])}, {_bytes(prefill['bytes_per_token'])}")
     if report.shape.routed:
         table.add_row("experts touched", _touched(report))
     if report.workload.parallel.expert > 1 and report.shape.routed:
@@ -177,7 +177,7 @@ def _speed(report: SizeReport) -> Table:
         used = speed.rank_bytes / device.memory_bytes
         table.add_row(
             str(speed.batch),
-            _bar(speed.tokens_per_s / fastest, f"{_number(speed.tokens_per_s)}", "cyan"),
+            _bar(speed.tokens_per_s / fastest, _rate(speed.tokens_per_s), "cyan"),
             _bar(used, f"{used:.0%}" if speed.fits else f"{used:.0%} does not fit", GOOD if speed.fits else BAD),
             speed.decode.bound,
             style=style,
@@ -186,7 +186,7 @@ def _speed(report: SizeReport) -> Table:
 
 
 def _bar(part: float, label: str, style: str) -> Text:
-    filled = max(1, round(min(part, 1.0) * BAR_WIDTH // 2))
+    filled = max(1, round(min(part, 1.0) * BAR_WIDTH))
     return Text.assemble(("█" * filled, style), " ", label)
 
 
@@ -199,7 +199,7 @@ def _speed_facts(report: SizeReport, expected: ExpectedStep | None) -> Table:
     table.add_row(
         f"prompts of {load.context:,} tokens",
         f"at least {_seconds(speed.prefill.time_s)}, bound by {speed.prefill.bound}; "
-        f"at most {_number(speed.prompt_tokens_per_s)}tokens/s",
+        f"at most {_rate(speed.prompt_tokens_per_s)} tokens/s",
     )
     if load.measured_s is not None:
         table.add_row(
@@ -208,7 +208,7 @@ def _speed_facts(report: SizeReport, expected: ExpectedStep | None) -> Table:
     if expected is not None:
         table.add_row(
             "with transformers here",
-            f"about {_seconds(expected.time_s)} a step, {_number(load.batch / expected.time_s)}tokens/s",
+            f"about {_seconds(expected.time_s)} a step, {_rate(load.batch / expected.time_s)} tokens/s",
         )
         parts = (
             ("matrices", expected.layer_matrices_s),
@@ -223,10 +223,10 @@ def _speed_facts(report: SizeReport, expected: ExpectedStep | None) -> Table:
 
 def _tokens(report: SizeReport, speed: Speed) -> str:
     load = report.workload
-    text = f"at most {_number(speed.tokens_per_s)}tokens/s"
+    text = f"at most {_rate(speed.tokens_per_s)} tokens/s"
     if load.drafts:
         best = speed.tokens_per_s * (1 + load.drafts)
-        text += f" if no draft is accepted, {_number(best)}tokens/s if all {load.drafts} are"
+        text += f" if no draft is accepted, {_rate(best)} tokens/s if all {load.drafts} are"
     return text
 
 
@@ -250,12 +250,16 @@ def _bytes(count: float) -> str:
     return f"{count:.0f} B"
 
 
-def _number(value: float) -> str:
-    """Three digits and a decimal prefix, with a space after them."""
+def _flops(value: float) -> str:
     for size, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= size:
-            return f"{value / size:.3g} {unit}"
-    return f"{value:.3g} "
+            return f"{value / size:.3g} {unit}FLOP"
+    return f"{value:.3g} FLOP"
+
+
+def _rate(value: float) -> str:
+    """Tokens per second, to three digits."""
+    return f"{float(f'{value:.3g}'):,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _seconds(value: float) -> str:

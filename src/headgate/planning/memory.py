@@ -143,7 +143,7 @@ def activation_bytes(shape: ModelShape, *, num_tokens: int, batch: int, precisio
     return math.ceil(num_tokens * per_token * precision.wide.value_bits / 8) + 4 * batch * shape.vocab_size
 
 
-def capacity_buffer_bytes(layer: RoutedLayer, *, num_tokens: int, factor: float, item_bytes: float) -> int:
+def capacity_buffer_bytes(layer: RoutedLayer, *, num_tokens: int, factor: int | float, item_bytes: int | float) -> int:
     """Bytes of a layer's buffers of fixed capacity over all ranks: E x C x D, once for inputs and once for outputs.
 
     C = ceil(factor x T k / E) rows for each expert, whether they are used or not.

@@ -96,13 +96,13 @@ class RoutedLayer:
     path: str
     layer_index: int
     num_experts: int
-    top_k: float
+    top_k: int | float
     expert_parameters: int
     d_model: int
     d_ff: int
     num_zero_experts: int = 0
     selection: Literal["token_choice", "expert_choice"] = "token_choice"
-    token_fraction: float = 1.0
+    token_fraction: int | float = 1.0
 
     def __post_init__(self) -> None:
         """Refuse what no layer can be."""

@@ -91,10 +91,8 @@ def experts_read_bytes(shape: ModelShape, precision: Precision, touches: Sequenc
         batch: sequences.
     """
     per_parameter = bytes_per_expert_parameter(shape, precision)
-    return sum(
-        touch.distinct(batch) * layer.expert_parameters * per_parameter
-        for layer, touch in zip(shape.routed, touches, strict=True)
-    )
+    pairs = zip(shape.routed, touches, strict=True)
+    return float(sum(touch.distinct(batch) * layer.expert_parameters * per_parameter for layer, touch in pairs))
 
 
 def matrix_flops(shape: ModelShape, precision: Precision, *, num_tokens: int, num_logits: int) -> dict[str, float]:
@@ -148,7 +146,7 @@ def attention_flops(shape: ModelShape, *, batch: int, context: int, new_tokens: 
 
 
 def exchanged_bytes(
-    shape: ModelShape, ranks: Sequence[float], *, num_tokens: int, num_ranks: int, item: float
+    shape: ModelShape, ranks: Sequence[float], *, num_tokens: int, num_ranks: int, item: int | float
 ) -> float:
     """Bytes between ranks: each token once to each distinct other rank of its experts, and one partial sum back.
 
@@ -160,10 +158,11 @@ def exchanged_bytes(
         item: bytes of a value.
     """
     other = (num_ranks - 1) / num_ranks
-    return sum(
-        2 * num_tokens * layer.token_fraction * distinct * other * layer.d_model * item
+    values = sum(
+        2 * num_tokens * layer.token_fraction * distinct * other * layer.d_model
         for layer, distinct in zip(shape.routed, ranks, strict=True)
     )
+    return float(values * item)
 
 
 def decode_work(
@@ -267,8 +266,8 @@ def refuse_broken_floor(floor_s: float, measured_s: float, *, device: str) -> No
     if measured_s < floor_s:
         raise InputError(
             f"measured (={measured_s * 1e3:.4g} ms a step) is below the floor of {floor_s * 1e3:.4g} ms that the "
-            f"figures of device {device} give, so no ceiling is printed; check batch, context, dtype and device against what "
-            "was measured"
+            f"figures of device {device} give, so no ceiling is printed; check batch, context, dtype "
+            "and device against what was measured"
         )
 
 

@@ -14,7 +14,7 @@ from headgate.errors import InputError
 from headgate.planning.parameters import RoutedLayer
 
 
-def distinct_experts(*, num_experts: int, mean_choices: float, num_tokens: int) -> float:
+def distinct_experts(*, num_experts: int, mean_choices: int | float, num_tokens: int) -> float:
     """Expect how many experts of a layer at least one of T tokens chooses: E (1 - (1 - k/E)^T).
 
     Exact in expectation where tokens choose independently and no expert is favoured, also where k differs from token
@@ -97,11 +97,10 @@ class LayerTouch:
             step. None for uniform, independent choices.
         span: tokens of one sequence in a step: 1, or 1 + drafts when speculating.
         is_all: every expert is touched, as when experts choose.
-        token_fraction: of the tokens, those that enter the layer; in a measured layer the choices say it.
     """
 
     num_experts: int
-    mean_choices: float
+    mean_choices: int | float
     hit_fraction: tuple[float, ...] | None = None
     span: int = 1
     is_all: bool = False
@@ -117,7 +116,7 @@ class LayerTouch:
             return distinct_experts(
                 num_experts=self.num_experts, mean_choices=self.mean_choices, num_tokens=batch * self.span
             )
-        return sum(1 - (1 - part) ** batch for part in self.hit_fraction)
+        return float(sum(1 - (1 - part) ** batch for part in self.hit_fraction))
 
 
 def uniform_touch(layer: RoutedLayer, *, span: int = 1) -> LayerTouch:

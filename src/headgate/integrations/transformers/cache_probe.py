@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.fx.experimental._config
 from torch import Tensor, nn
+from torch.fx.experimental import _config as fx_config
 
 from headgate.integrations.transformers.sites import find_sites
 from headgate.planning.parameters import CacheLayer
@@ -63,7 +63,7 @@ def _run(model: Any, length: int, parameters: Any) -> Any:
     model.to(torch.bfloat16).eval()  # states that stay in float32 do so by the model's own code
     try:
         # Where a model looks for what is not zero, as an indexer does, take all of it.
-        assume = torch.fx.experimental._config.patch(meta_nonzero_assume_all_nonzero=True)
+        assume = fx_config.patch(meta_nonzero_assume_all_nonzero=True)  # type: ignore[attr-defined]
         with torch.no_grad(), torch.device("meta"), assume, _without_experts(model):
             return model(**inputs).past_key_values
     finally:

@@ -114,8 +114,9 @@ def compare_headers(tensors: Iterable[Tensor], shape: ModelShape, *, source: str
         source: where they are.
 
     Example:
+        >>> empty = {"weights": (), "routed": (), "cache": ()}
         >>> shape = ModelShape(
-        ...     name="m", model_type="", class_name="", d_model=2, vocab_size=0, num_layers=1, weights=(), routed=(), cache=()
+        ...     name="m", model_type="", class_name="", d_model=2, vocab_size=0, num_layers=1, **empty
         ... )
         >>> compare_headers([("layers.1.up.weight", "BF16", (2, 3))], shape, source="m").mtp_parameters
         6

@@ -122,7 +122,8 @@ def _tiny_step(num_layers: int, batch: int, dtype: torch.dtype) -> Callable[[], 
         num_local_experts=8,
         vocab_size=64,
     )
-    model = MixtralForCausalLM(config).to(dtype).eval()
+    model: Any = MixtralForCausalLM(config).eval()
+    model.to(dtype)
     model.set_experts_implementation("headgate")
     ids = torch.zeros((batch, 1), dtype=torch.long)
     cache = DynamicCache(config=config)

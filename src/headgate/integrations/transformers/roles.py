@@ -98,9 +98,10 @@ class Classifier:
         for path, parameter in self.model.named_parameters():
             role = self.role_of(path, parameter)
             is_matrix = parameter.dim() >= 2 and not path.endswith(("bias", "bias_A", "A_log"))
-            site = self.site_of(path)
-            is_stack = role is Role.ROUTED_EXPERTS and site is not None
-            shape = used_shape(parameter, site, self.num_experts[site.path]) if is_stack else tuple(parameter.shape)
+            site = self.site_of(path) if role is Role.ROUTED_EXPERTS else None
+            shape = tuple(parameter.shape)
+            if site is not None:
+                shape = used_shape(parameter, site, self.num_experts[site.path])
             found[role, shape, is_matrix] += 1
         return tuple(
             WeightGroup(role=role, shape=shape, count=count, is_matrix=is_matrix)
