@@ -20,7 +20,7 @@ from torch.fx.experimental import _config as fx_config
 from headgate.integrations.transformers.sites import find_sites
 from headgate.planning.parameters import CacheLayer
 
-LENGTHS = (256, 512)
+LENGTHS = (128, 256)
 """Two lengths tell what grows with the sequence from what doesn't; both are multiples of what is compressed."""
 
 
@@ -108,7 +108,7 @@ def _layers(cache: Any) -> Iterator[tuple[Any, dict[str, Tensor]]]:
 
 
 def _tensors(values: Any, name: str) -> Iterator[tuple[str, Tensor]]:
-    if isinstance(values, Tensor) and values.dim() > 0:
+    if isinstance(values, Tensor) and values.dim() > 0 and values.is_floating_point():
         yield name, values
     elif isinstance(values, dict):
         for key, value in values.items():

@@ -142,9 +142,11 @@ def build_on_meta(config: Any) -> nn.Module:
     Raises:
         ArtifactError: transformers has no model for the configuration.
     """
-    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForSeq2SeqLM
+    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMultimodalLM, AutoModelForSeq2SeqLM
 
-    kinds = (AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForImageTextToText, AutoModel)
+    kinds = [AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForMultimodalLM, AutoModel]
+    if config.get_text_config() is not config:
+        kinds.insert(0, AutoModelForMultimodalLM)  # with its towers; the first would leave some of them out
     for kind in kinds:
         if type(config) in kind._model_mapping:
             with torch.device("meta"):
