@@ -14,12 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headgate.experts import ExpertWeights
-from headgate.integrations.transformers.backend import Routed, plan_all, run_known_function
+from headgate.integrations.transformers.backend import NAME
 from headgate.integrations.transformers.switch import register
 from headgate.planning.expected import MachineRates
 from headgate.planning.hardware import Device
-from headgate.spec import ExpertSpec
 
 WIDTH, HIDDEN, NUM_EXPERTS, TOP_K = 1536, 768, 32, 4
 NUM_MATRICES, NUM_WORDS, NUM_HEADS, HEAD_WIDTH, NUM_CACHES = 24, 24576, 16, 96, 4
@@ -38,6 +36,7 @@ def measure_rates(device: Device, *, batch: int, context: int, dtype: torch.dtyp
     Returns:
         The rates, none above the device's bandwidth.
     """
+    register()
     most = device.bandwidth
     with torch.inference_mode():
         layer_s, step_s = _measure_overhead(batch, dtype)
@@ -66,22 +65,28 @@ def _measure_products(batch: int, dtype: torch.dtype, count: int, num_rows: int)
 
 
 def _measure_experts(batch: int, dtype: torch.dtype) -> float:
-    """Bytes per second of the distinct experts' weights, on the kernels that would run them."""
-    weights = ExpertWeights(
-        up=torch.randn(NUM_EXPERTS, 2 * HIDDEN, WIDTH).to(dtype), down=torch.randn(NUM_EXPERTS, WIDTH, HIDDEN).to(dtype)
+    """Bytes per second of the distinct experts' weights, called as a model's layer calls them."""
+    from transformers import MixtralConfig
+    from transformers.models.mixtral.modeling_mixtral import MixtralExperts
+
+    config = MixtralConfig(
+        hidden_size=WIDTH, intermediate_size=HIDDEN, num_local_experts=NUM_EXPERTS, num_experts_per_tok=TOP_K
     )
+    config._experts_implementation = NAME
+    experts = MixtralExperts(config).to(dtype)  # type: ignore[no-untyped-call]
+    for weight in experts.parameters():
+        weight.copy_(torch.randn(1, *weight.shape[1:]))
     tokens = torch.randn(batch, WIDTH).to(dtype)
-    combine_weights = torch.full((batch, TOP_K), 1 / TOP_K)
+    combine_weights = torch.full((batch, TOP_K), 1 / TOP_K, dtype=dtype)
     # Several draws in one timing: the experts of one alone might stay in the processor's caches.
     draws = [torch.rand(batch, NUM_EXPERTS).topk(TOP_K).indices for _ in range(_REPETITIONS)]
-    routed = [Routed(x=tokens, plan=plan_all(ids, NUM_EXPERTS), combine_weights=combine_weights) for ids in draws]
-    num_read = sum(int((one.plan.expert_counts > 0).sum()) for one in routed)
+    num_read = sum(len(torch.unique(ids)) for ids in draws)
 
     def run() -> None:
-        for one in routed:
-            run_known_function(one, weights, ExpertSpec())
+        for ids in draws:
+            experts(tokens, ids, combine_weights)
 
-    return num_read * 3 * WIDTH * HIDDEN * weights.up.element_size() / _median_s(run)
+    return num_read * 3 * WIDTH * HIDDEN * combine_weights.element_size() / _median_s(run)
 
 
 def _measure_cache(batch: int, context: int, dtype: torch.dtype) -> float:
@@ -112,7 +117,6 @@ def _measure_overhead(batch: int, dtype: torch.dtype) -> tuple[float, float]:
 def _tiny_step(num_layers: int, batch: int, dtype: torch.dtype) -> Callable[[], Any]:
     from transformers import DynamicCache, MixtralConfig, MixtralForCausalLM
 
-    register()
     config = MixtralConfig(
         hidden_size=64,
         intermediate_size=32,
@@ -124,7 +128,7 @@ def _tiny_step(num_layers: int, batch: int, dtype: torch.dtype) -> Callable[[], 
     )
     model: Any = MixtralForCausalLM(config).eval()
     model.to(dtype)
-    model.set_experts_implementation("headgate")
+    model.set_experts_implementation(NAME)
     ids = torch.zeros((batch, 1), dtype=torch.long)
     cache = DynamicCache(config=config)
     model(ids, past_key_values=cache, use_cache=True)
