@@ -144,7 +144,7 @@ def build_on_meta(config: Any) -> nn.Module:
     """
     from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMultimodalLM, AutoModelForSeq2SeqLM
 
-    kinds = [AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForMultimodalLM, AutoModel]
+    kinds: list[Any] = [AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForMultimodalLM, AutoModel]
     if config.get_text_config() is not config:
         kinds.insert(0, AutoModelForMultimodalLM)  # with its towers; the first would leave some of them out
     for kind in kinds:

@@ -73,7 +73,7 @@ def _measure_experts(batch: int, dtype: torch.dtype) -> float:
         hidden_size=WIDTH, intermediate_size=HIDDEN, num_local_experts=NUM_EXPERTS, num_experts_per_tok=TOP_K
     )
     config._experts_implementation = NAME
-    experts = MixtralExperts(config).to(dtype)  # type: ignore[no-untyped-call]
+    experts = MixtralExperts(config).to(dtype)
     for weight in experts.parameters():
         weight.copy_(torch.randn(1, *weight.shape[1:]))
     tokens = torch.randn(batch, WIDTH).to(dtype)
@@ -126,7 +126,8 @@ def _tiny_step(num_layers: int, batch: int, dtype: torch.dtype) -> Callable[[], 
         num_local_experts=8,
         vocab_size=64,
     )
-    model: Any = MixtralForCausalLM(config).eval()
+    model: Any = MixtralForCausalLM(config)
+    model.eval()
     model.to(dtype)
     model.set_experts_implementation(NAME)
     ids = torch.zeros((batch, 1), dtype=torch.long)
