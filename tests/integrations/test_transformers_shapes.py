@@ -170,6 +170,7 @@ def test_the_latent_cache_of_deepseek_v3_is_576_values_a_token_and_layer():
     shape, _ = read_model("deepseek-v2-lite")
     assert {(layer.kind, layer.values_per_token, layer.num_heads) for layer in shape.cache} == {("latent", 576.0, 1)}
     assert shape.cache[0].score_width == 16 * (512 + 64 + 512)
+    assert shape.cache[0].prompt_score_width == 16 * (128 + 64 + 128)
 
 
 def test_windows_of_gpt_oss_alternate():

@@ -14,6 +14,7 @@ from headgate.planning.memory import Parallel, Precision
 from headgate.planning.parameters import CacheLayer, Role
 from headgate.planning.roofline import (
     attended_pairs,
+    attention_flops,
     decode_work,
     dense_weight_bytes,
     exchanged_bytes,
@@ -94,6 +95,13 @@ def test_attended_pairs_are_counted(window, attended, context, new_tokens):
     bounds = [bound for bound in (window, attended) if bound is not None]
     counted = sum(min([context + i + 1, *bounds]) for i in range(new_tokens))
     assert attended_pairs(layer, context=context, new_tokens=new_tokens) == counted
+
+
+def test_a_latent_costs_more_for_each_pair_when_decoding_than_in_a_prompt():
+    layer = CacheLayer(layer_index=0, values_per_token=1.0, score_width=100, prompt_score_width=30, is_latent=True)
+    shape = moe(cache=(layer,))
+    assert attention_flops(shape, batch=2, context=9, new_tokens=1) == 2 * 2 * 100 * 10
+    assert attention_flops(shape, batch=2, context=0, new_tokens=4) == 2 * 2 * 30 * 10
 
 
 def test_a_token_is_sent_once_to_each_other_rank_and_its_sum_comes_back():

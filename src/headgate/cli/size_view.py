@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from headgate.planning.sizing import SizeReport, Speed
 
 DIM, GOOD, BAD = "dim", "green", "red"
-BAR_WIDTH = 14
+BAR_WIDTH = 10
 
 
 def print_size(
@@ -178,7 +178,7 @@ def _speed(report: SizeReport) -> Table:
         table.add_row(
             str(speed.batch),
             _bar(speed.tokens_per_s / fastest, _rate(speed.tokens_per_s), "cyan"),
-            _bar(used, f"{used:.0%}" if speed.fits else f"{used:.0%} does not fit", GOOD if speed.fits else BAD),
+            _bar(used, f"{used:.0%}" if speed.fits else f"{used:.0%} no fit", GOOD if speed.fits else BAD),
             speed.decode.bound,
             style=style,
         )
@@ -226,7 +226,7 @@ def _tokens(report: SizeReport, speed: Speed) -> str:
     text = f"at most {_rate(speed.tokens_per_s)} tokens/s"
     if load.drafts:
         best = speed.tokens_per_s * (1 + load.drafts)
-        text += f" if no draft is accepted, {_rate(best)} tokens/s if all {load.drafts} are"
+        text += f" if no draft is accepted, {_rate(best)} tokens/s if all are"
     return text
 
 

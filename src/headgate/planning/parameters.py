@@ -138,7 +138,9 @@ class CacheLayer:
         window: tokens that it keeps at most; None for all.
         num_heads: heads that tensor parallelism can share out; 1 for a latent, which each rank then holds whole.
         state_bytes: of a sequence, whatever its length: the state of linear attention, of an SSM, of a convolution.
-        score_width: multiply-adds for each pair of a query token and a kept token.
+        score_width: multiply-adds for each pair of a query token and a kept token, when decoding.
+        prompt_score_width: the same when reading a prompt, where latents are expanded into keys and values, which
+            takes fewer; None where it is the same.
         attended: tokens that a query looks at, at most, where an indexer chooses them; None for all kept.
         is_latent: whether keys and values are kept as one latent vector.
     """
@@ -149,6 +151,7 @@ class CacheLayer:
     num_heads: int = 1
     state_bytes: int = 0
     score_width: int = 0
+    prompt_score_width: int | None = None
     attended: int | None = None
     is_latent: bool = False
 

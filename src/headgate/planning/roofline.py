@@ -135,14 +135,17 @@ def attended_pairs(layer: CacheLayer, *, context: int, new_tokens: int) -> int:
 
 
 def attention_flops(shape: ModelShape, *, batch: int, context: int, new_tokens: int) -> float:
-    """FLOP of scores and weighted sums: 2 x multiply-adds of a pair x pairs, over layers and sequences."""
-    return (
-        2.0
-        * batch
-        * sum(
-            layer.score_width * attended_pairs(layer, context=context, new_tokens=new_tokens) for layer in shape.cache
-        )
-    )
+    """FLOP of scores and weighted sums: 2 x multiply-adds of a pair x pairs, over layers and sequences.
+
+    Args:
+        shape: the model.
+        batch: sequences.
+        context: tokens before the new ones; 0 for a prompt.
+        new_tokens: of one sequence.
+    """
+    pairs = (attended_pairs(layer, context=context, new_tokens=new_tokens) for layer in shape.cache)
+    widths = (_score_width(layer, is_prompt=context == 0) for layer in shape.cache)
+    return 2.0 * batch * sum(width * count for width, count in zip(widths, pairs, strict=True))
 
 
 def exchanged_bytes(
@@ -269,6 +272,11 @@ def refuse_broken_floor(floor_s: float, measured_s: float, *, device: str) -> No
             f"figures of device {device} give, so no ceiling is printed; check batch, context, dtype "
             "and device against what was measured"
         )
+
+
+def _score_width(layer: CacheLayer, *, is_prompt: bool) -> int:
+    is_other = is_prompt and layer.prompt_score_width is not None
+    return (layer.prompt_score_width or 0) if is_other else layer.score_width
 
 
 def _read_values(layer: CacheLayer, context: int) -> float:

@@ -65,7 +65,7 @@ def distinct_ranks(*, num_experts: int, top_k: int, num_ranks: int) -> float:
         >>> distinct_ranks(num_experts=8, top_k=2, num_ranks=8)
         2.0
         >>> round(distinct_ranks(num_experts=256, top_k=8, num_ranks=8), 2)
-        5.33
+        5.29
     """
     if num_ranks < 1:
         raise InputError(f"num_ranks (={num_ranks}) must be at least 1; pass how many devices share the experts")

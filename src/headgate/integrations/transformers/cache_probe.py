@@ -141,6 +141,7 @@ def _cache_layers(model: Any, index: int, short: tuple[Any, Any], long: tuple[An
         num_heads=1 if keys is None else int(keys.shape[1]),
         state_bytes=state_bytes,
         score_width=_score_width(text, keys, values, is_latent),
+        prompt_score_width=_expanded_width(text) if is_latent else None,
         attended=getattr(text, "index_topk", None) if "indexer_keys" in tensors else None,
         is_latent=is_latent,
     )
@@ -159,6 +160,11 @@ def _score_width(text: Any, keys: Tensor | None, values: Tensor | None, is_laten
     num_heads = int(getattr(text, "num_attention_heads", None) or getattr(text, "n_heads", None) or keys.shape[1])
     key, value = int(keys.shape[-1]), int(values.shape[-1])
     return num_heads * (key + value + int(text.kv_lora_rank) if is_latent else key + value)
+
+
+def _expanded_width(text: Any) -> int:
+    """The same where latents are expanded into keys and values of each head, as they are for a prompt."""
+    return int(text.num_attention_heads * (text.qk_nope_head_dim + text.qk_rope_head_dim + text.v_head_dim))
 
 
 def _from_config(model: Any, reason: str) -> tuple[tuple[CacheLayer, ...], tuple[str, ...]]:

@@ -102,7 +102,7 @@ def load_config(model: str) -> Any:
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ArtifactError(
-            f"there is no model {model!r} to read: {reason}; check the name, or the connection"
+            f"there is no model {model!r} to read: {reason.rstrip('.')}; check the name, or the connection"
         ) from error
 
 
@@ -150,7 +150,7 @@ def build_on_meta(config: Any) -> nn.Module:
     for kind in kinds:
         if type(config) in kind._model_mapping:
             with torch.device("meta"):
-                built: nn.Module = kind.from_config(config)  # type: ignore[no-untyped-call]
+                built: nn.Module = kind.from_config(config)
             return built
     raise ArtifactError(f"transformers has no model for model_type {config.model_type!r}; upgrade it")
 
