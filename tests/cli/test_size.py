@@ -152,6 +152,7 @@ def test_this_machine_is_measured_and_its_step_expected(small, monkeypatch):
     assert "with transformers here about" in text_of(small, "--measure", "--context", 16)
     # What runs otherwise here than it is planned has no expected time.
     assert read(small, "--measure", "--dtype", "fp8")["speed"]["expected_decode"] is None
+    assert "with transformers here unknown: it needs one rank" in text_of(small, "--measure", "--dtype", "fp8")
 
 
 def test_measured_rates_never_exceed_the_memory(monkeypatch):

@@ -166,7 +166,7 @@ def _speed(report: SizeReport) -> Table:
     device = report.workload.device
     assert device is not None
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), caption_justify="left")
-    table.caption = f"ceilings of {device.title}; memory of the fullest rank in what it has"
+    table.caption = f"ceilings of {device.title}; memory: the fullest rank, of what it has"
     table.add_column("batch", justify="right", no_wrap=True)
     table.add_column("tokens/s at most", no_wrap=True)
     table.add_column("memory", no_wrap=True)
@@ -218,6 +218,8 @@ def _speed_facts(report: SizeReport, expected: ExpectedStep | None) -> Table:
             ("overhead", expected.overhead_s),
         )
         table.add_row("", ", ".join(f"{name} {_seconds(value)}" for name, value in parts))
+    elif report.workload.device is not None and report.workload.device.kind == "measured":
+        table.add_row("with transformers here", "unknown: it needs one rank, no drafts, and bf16 or fp32 throughout")
     return table
 
 
