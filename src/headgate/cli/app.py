@@ -18,6 +18,7 @@ from headgate.cli.import_trace import import_trace
 from headgate.cli.inspect import inspect
 from headgate.cli.output import print_error
 from headgate.cli.replay import replay
+from headgate.cli.size import size
 from headgate.cli.trace import trace
 from headgate.errors import HeadgateError
 
@@ -39,6 +40,7 @@ app.command("check")(check)
 app.command("diff")(diff)
 app.command("replay")(replay)
 app.command("coverage")(coverage)
+app.command("size")(size)
 app.command("doctor")(doctor)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib.metadata
 import os
 import platform
@@ -15,6 +16,8 @@ import torch
 
 from headgate.kernels import native
 from headgate.kernels.backends import OPS, choose_backend
+from headgate.kernels.probe import measure_bandwidth, measure_peak
+from headgate.planning.hardware import Device
 
 CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "amx_bf16")
 """The instruction sets that decide how fast a CPU kernel can be, as the Linux kernel names them."""
@@ -214,3 +217,27 @@ def _installed_version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def measure_device() -> Device:
+    """Measure this machine's CPU as a device to plan for: bandwidth and peaks, by the probes of `kernels.probe`.
+
+    Returns:
+        A device of the kind "measured". Its figures are medians of five passes; on a shared machine they drift.
+
+    Raises:
+        BackendError: the native library is missing.
+    """
+    cpu = describe_cpu()
+    how = f"headgate.kernels.probe, median of five passes, {cpu.num_threads} threads"
+    return Device(
+        name="this-machine",
+        title=f"{cpu.name}, {cpu.num_threads} threads, measured",
+        kind="measured",
+        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        bandwidth=measure_bandwidth(),
+        peak={"fp32": measure_peak(torch.float32), "bf16": measure_peak(torch.bfloat16)},
+        bandwidth_source=how,
+        peak_source=how,
+        date=datetime.date.today().isoformat(),
+    )

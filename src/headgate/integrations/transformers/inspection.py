@@ -104,7 +104,7 @@ def load_config(model: str) -> Any:
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ArtifactError(
-            f"there is no model {model!r} to read: {reason}; check the name, or the connection"
+            f"there is no model {model!r} to read: {reason.rstrip('.')}; check the name, or the connection"
         ) from error
 
 
@@ -144,13 +144,15 @@ def build_on_meta(config: Any) -> nn.Module:
     Raises:
         ArtifactError: transformers has no model for the configuration.
     """
-    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForSeq2SeqLM
+    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMultimodalLM, AutoModelForSeq2SeqLM
 
-    kinds = (AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForImageTextToText, AutoModel)
+    kinds: list[Any] = [AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForMultimodalLM, AutoModel]
+    if config.get_text_config() is not config:
+        kinds.insert(0, AutoModelForMultimodalLM)  # with its towers; the first would leave some of them out
     for kind in kinds:
         if type(config) in kind._model_mapping:
             with torch.device("meta"):
-                built: nn.Module = kind.from_config(config)  # type: ignore[no-untyped-call]
+                built: nn.Module = kind.from_config(config)
             return built
     raise ArtifactError(f"transformers has no model for model_type {config.model_type!r}; upgrade it")
 
