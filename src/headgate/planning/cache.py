@@ -33,12 +33,14 @@ class CacheOutcome:
         policy: its name.
         hit_fraction: needed experts that were there.
         loads_per_token: experts that a token makes the cache load, over all layers.
+        bytes_per_token: what that moves; None where the size of an expert was not given.
         shuffled_hit_fraction: the same with the tokens in random order, so what is above it comes from their order.
     """
 
     policy: Policy
     hit_fraction: float
     loads_per_token: float
+    bytes_per_token: float | None
     shuffled_hit_fraction: float
 
 
@@ -75,6 +77,7 @@ def simulate_cache(
     num_slots: int,
     scope: Literal["layer", "all"] = "layer",
     policies: tuple[Policy, ...] = POLICIES,
+    expert_bytes: float | None = None,
     seed: int = 0,
 ) -> CacheReport:
     """Replay a trace through caches of experts, token by token.
@@ -91,6 +94,7 @@ def simulate_cache(
         num_slots: of each cache; at least K.
         scope: one cache per layer, or one for all.
         policies: those wanted.
+        expert_bytes: of one expert's weights; None = count loads only.
         seed: of the random order that is compared with.
 
     Raises:
@@ -110,7 +114,7 @@ def simulate_cache(
     most = num_experts * (num_layers if scope == "all" else 1)
     if not width <= num_slots <= most:
         raise InputError(
-            f"slots (={num_slots}) must be between K (={width}), which one token needs at once, and the experts (={most})"
+            f"slots (={num_slots}) must be between K (={width}), which a token needs at once, and the experts (={most})"
         )
     if num_tokens < 2:
         raise InputError(f"tokens (={num_tokens}) must be at least 2: the first half warms the caches up")
@@ -119,11 +123,13 @@ def simulate_cache(
     for policy in policies:
         hits, asked = _run(expert_ids, num_experts, num_slots, scope, policy)
         plain, all_asked = _run(shuffled, num_experts, num_slots, scope, policy)
+        loads = (asked - hits) / (num_tokens - num_tokens // 2)
         outcomes.append(
             CacheOutcome(
                 policy=policy,
                 hit_fraction=hits / max(asked, 1),
-                loads_per_token=(asked - hits) / (num_tokens - num_tokens // 2),
+                loads_per_token=loads,
+                bytes_per_token=None if expert_bytes is None else loads * expert_bytes,
                 shuffled_hit_fraction=plain / max(all_asked, 1),
             )
         )
@@ -148,8 +154,8 @@ def _judge(outcomes: list[CacheOutcome], even: float) -> str:
         return "Every expert has a slot: nothing is ever loaded twice."
     if gain < _EXPLOITABLE:
         return (
-            f"There is no exploitable skew: the best policy hits {best.hit_fraction:.1%}, and with evenly spread choices "
-            f"it would be {even:.1%}."
+            f"There is no exploitable skew: the best policy hits {best.hit_fraction:.1%}, and with evenly spread "
+            f"choices it would be {even:.1%}."
         )
     source = "the order of the tokens" if order > gain / 2 else "some experts being used more than others"
     return (
@@ -173,7 +179,7 @@ def _run(ids: Ids, num_experts: int, num_slots: int, scope: str, policy: Policy)
 
 
 _Ranking = Callable[[int, Ids], Rows]
-"""From the number of a request, and its ids [X, K] (none: E), to how much each expert should stay, [X, E]."""
+"""From the number of a request, and its ids [X, K] (none: E), to how much each expert should stay, [X, E + 1]."""
 
 
 def _replay(asked: Ids, num_experts: int, num_slots: int, begin: int, rank: _Ranking) -> tuple[int, int]:
@@ -195,11 +201,12 @@ def _replay(asked: Ids, num_experts: int, num_slots: int, begin: int, rank: _Ran
         excess = is_there.sum(1) - num_slots
         if (excess <= 0).all():
             continue
-        worth = np.where(is_there[:, :num_experts], keep, np.inf)
-        np.put_along_axis(worth, np.minimum(ids, num_experts - 1), np.inf, axis=1)
-        order = np.argpartition(worth, min(width, num_experts) - 1, axis=1)[:, :width]
+        worth = np.where(is_there, keep, np.inf)
+        np.put_along_axis(worth, ids, np.inf, axis=1)
+        # At most K leave, since at most K came.
+        order = np.argpartition(worth, width - 1, axis=1)[:, :width]
         order = np.take_along_axis(order, np.argsort(np.take_along_axis(worth, order, 1), axis=1, kind="stable"), 1)
-        leaves = np.arange(order.shape[1]) < excess[:, None]
+        leaves = np.arange(width) < excess[:, None]
         is_there[np.broadcast_to(rows, order.shape)[leaves], order[leaves]] = False
     return hits, total
 
@@ -208,8 +215,9 @@ def _recent(asked: Ids, num_experts: int, num_slots: int, half: int) -> _Ranking
     last = np.full((len(asked), num_experts + 1), -1.0)
 
     def rank(number: int, ids: Ids) -> Rows:
-        np.put_along_axis(last, ids, float(number), axis=1)
-        return last[:, :num_experts]
+        # Of one token's experts, the one with the lowest id leaves first.
+        np.put_along_axis(last, ids, number + ids / (num_experts + 1), axis=1)
+        return last
 
     return rank
 
@@ -222,7 +230,8 @@ def _frequent(asked: Ids, num_experts: int, num_slots: int, half: int) -> _Ranki
     def rank(number: int, ids: Ids) -> Rows:
         # A token's experts are distinct; only the empty slots' column may be named twice.
         used[rows, ids] += 1
-        return used[:, :num_experts] + recent(number, ids) / asked.shape[1]
+        worth: Rows = used + recent(number, ids) / asked.shape[1]
+        return worth
 
     return rank
 
@@ -231,13 +240,14 @@ def _primed(asked: Ids, num_experts: int, num_slots: int, half: int) -> _Ranking
     known = np.where(asked < 0, num_experts, asked)[:, :half].reshape(len(asked), -1)
     counts = np.stack([np.bincount(row, minlength=num_experts + 1)[:num_experts] for row in known])
     order = np.argsort(-counts, axis=1, kind="stable")
-    stays = np.zeros((len(asked), num_experts))
+    stays = np.zeros((len(asked), num_experts + 1))
     # What is left must hold one token's experts besides those that stay.
     np.put_along_axis(stays, order[:, : max(num_slots - asked.shape[2], 0)], 2.0 * asked.shape[1], axis=1)
     recent = _recent(asked, num_experts, num_slots, half)
 
     def rank(number: int, ids: Ids) -> Rows:
-        return stays + recent(number, ids)
+        worth: Rows = stays + recent(number, ids)
+        return worth
 
     return rank
 
@@ -254,7 +264,7 @@ def _foreseen(asked: Ids, num_experts: int, num_slots: int, half: int) -> _Ranki
 
     def rank(number: int, ids: Ids) -> Rows:
         np.put_along_axis(need, ids, following[number], axis=1)
-        return -need[:, :num_experts].astype(np.float64)
+        return -need.astype(np.float64)
 
     return rank
 

@@ -35,17 +35,17 @@ class ExpertShape:
     @property
     def expert_bytes(self) -> float:
         """Bytes of one expert: 3 D F weights."""
-        return 3 * self.d_model * self.d_ff * self.weight_bytes
+        return 3.0 * self.d_model * self.d_ff * self.weight_bytes
 
     @property
     def row_flops(self) -> float:
         """Floating point operations of one row: two per weight."""
-        return 6 * self.d_model * self.d_ff
+        return 6.0 * self.d_model * self.d_ff
 
     @property
     def row_bytes(self) -> float:
         """Bytes of one row, sent once."""
-        return self.d_model * self.activation_bytes
+        return float(self.d_model * self.activation_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

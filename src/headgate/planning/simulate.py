@@ -13,7 +13,7 @@ from torch import Tensor
 from headgate.errors import InputError
 from headgate.layout import ExpertLayout
 from headgate.planning.cluster import Cluster, ExpertShape
-from headgate.planning.traffic import LayerTraffic, count_traffic, whole_steps
+from headgate.planning.traffic import LayerTraffic, RoutedTokens, count_traffic, whole_steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +21,7 @@ class StepTimes:
     """The time of each step, and its parts. Letters: N steps.
 
     Attributes:
-        step_s: [N] seconds; of every layer, the slowest device's experts and the slowest device's sends, there and back.
+        step_s: [N] seconds; of every layer, the slowest device's experts and the slowest one's sends, there and back.
         expert_s: [N] the part of the experts.
         even_s: [N] what the step would take if every layer's work and sends were shared out evenly.
         slowest_device: [N] whose experts take longest, over all layers.
@@ -83,7 +83,7 @@ class Simulation:
 
 
 def simulate(
-    parts: Iterable[tuple[Int[Tensor, "L T K"], Int[Tensor, " T"]]],
+    parts: Iterable[RoutedTokens],
     layout: ExpertLayout,
     *,
     cluster: Cluster,
@@ -116,7 +116,8 @@ def simulate(
         >>> shape = ExpertShape(d_model=1024, d_ff=512)
         >>> ids = torch.arange(8).view(1, 4, 2)
         >>> layout = deal_experts(1, 8, num_devices=2)
-        >>> found = simulate([(ids, torch.zeros(4))], layout, cluster=cluster, shape=shape)
+        >>> tokens = RoutedTokens(expert_ids=ids, step=torch.zeros(4).long())
+        >>> found = simulate([tokens], layout, cluster=cluster, shape=shape)
         >>> found.rows.tolist(), found.sent.sum().item()
         ([[4, 4]], 0)
     """

@@ -41,12 +41,12 @@ class LayerTraffic:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """Tokens of whole steps, in order.
+class RoutedTokens:
+    """Choices of tokens, in the order in which they ran.
 
     Attributes:
         expert_ids: [L, T, K], -1 = no expert.
-        step: [T] from 0.
+        step: [T] the forward pass of each token, which changes where a step ends.
     """
 
     expert_ids: Int[Tensor, "L T K"]
@@ -63,7 +63,8 @@ def deal_tokens(step: Int[Tensor, " T"], *, num_devices: int) -> Int[Tensor, " T
     _, index, lengths = torch.unique_consecutive(step, return_inverse=True, return_counts=True)
     first = lengths.cumsum(0) - lengths
     place: Tensor = torch.arange(len(step)) - first[index]
-    return place * num_devices // lengths[index]
+    source: Tensor = place * num_devices // lengths[index]
+    return source
 
 
 def count_traffic(
@@ -144,14 +145,17 @@ def _is_new(ranked: Int[Tensor, "T K"]) -> Bool[Tensor, "T K"]:
 
 
 def whole_steps(
-    parts: Iterable[tuple[Int[Tensor, "L T K"], Int[Tensor, " T"]]], *, num_devices: int, step_tokens: int | None = None
-) -> Iterator[Step]:
+    parts: Iterable[RoutedTokens], *, num_devices: int, step_tokens: int | None = None
+) -> Iterator[RoutedTokens]:
     """Cut a stream of tokens into blocks of whole steps that fit memory.
 
     Args:
-        parts: expert ids [L, T, K], and [T] the forward pass of each token, which changes where a step ends.
+        parts: of the stream, wherever it was cut; ids [L, T, K] of the same L and K.
         num_devices: W.
         step_tokens: tokens of a step, instead of what the passes say; the last one may have fewer.
+
+    Yields:
+        Whole steps, numbered from 0 in each block.
 
     Raises:
         InputError: no tokens, or steps of fewer than one.
@@ -160,19 +164,23 @@ def whole_steps(
         raise InputError(f"step tokens (={step_tokens}) must be at least 1")
     rest: tuple[Tensor, Tensor] | None = None
     begin = 0
-    for ids, marks in parts:
-        place = torch.arange(begin, begin + len(marks)) // step_tokens if step_tokens else marks.long()
-        begin += len(marks)
-        joined = (ids, place) if rest is None else (torch.cat([rest[0], ids], 1), torch.cat([rest[1], place]))
-        last = int((joined[1] != joined[1][-1]).sum()) if len(joined[1]) else 0
-        yield from _blocks(joined[0][:, :last], joined[1][:last], num_devices)
-        rest = (joined[0][:, last:], joined[1][last:])
-    if rest is None or not len(rest[1]):
+    for part in parts:
+        size = len(part.step)
+        mark = torch.arange(begin, begin + size) // step_tokens if step_tokens else part.step.long()
+        begin += size
+        ids, marks = part.expert_ids, mark
+        if rest is not None:
+            ids, marks = torch.cat([rest[0], ids], dim=1), torch.cat([rest[1], marks])
+        if len(marks):
+            end = int((marks != marks[-1]).sum())
+            yield from _blocks(ids[:, :end], marks[:end], num_devices)
+            rest = ids[:, end:], marks[end:]
+    if rest is None:
         raise InputError("tokens (=0) must be at least one; give a trace of tokens, not of counts alone")
     yield from _blocks(*rest, num_devices)
 
 
-def _blocks(ids: Tensor, marks: Tensor, num_devices: int) -> Iterator[Step]:
+def _blocks(ids: Tensor, marks: Tensor, num_devices: int) -> Iterator[RoutedTokens]:
     """Whole steps in blocks of bounded size; a step that is larger is a block of its own."""
     if not len(marks):
         return
@@ -184,12 +192,12 @@ def _blocks(ids: Tensor, marks: Tensor, num_devices: int) -> Iterator[Step]:
         following = lengths[number + 1] * ids.shape[2] if number + 1 < len(ends) else _BLOCK_SLOTS
         if size + following > _BLOCK_SLOTS:
             steps = torch.arange(number + 1 - first).repeat_interleave(lengths[first : number + 1])
-            yield Step(expert_ids=ids[:, begin:end], step=steps)
+            yield RoutedTokens(expert_ids=ids[:, begin:end], step=steps)
             begin, first = end, number + 1
 
 
-def tokens_of(trace: Any, *, top_k: int | None = None) -> Iterator[tuple[Int[Tensor, "L T K"], Int[Tensor, " T"]]]:
-    """Read a trace's choices piece by piece, without padding: ids, and the forward pass of each token.
+def tokens_of(trace: Any, *, top_k: int | None = None) -> Iterator[RoutedTokens]:
+    """Read a trace's choices piece by piece, without padding and what was dropped.
 
     Where the trace does not know passes, each piece is one; say how many tokens a step has instead.
 
@@ -211,4 +219,4 @@ def tokens_of(trace: Any, *, top_k: int | None = None) -> Iterator[tuple[Int[Ten
         if part.phase is not None:
             is_token = part.phase != 3
             ids, marks = ids[:, is_token], marks[is_token]
-        yield ids, marks
+        yield RoutedTokens(expert_ids=ids, step=marks)
