@@ -47,7 +47,7 @@ def place(
     ] = 0.02,
     slack: Annotated[
         float, typer.Option(metavar="X", help="How much busier the busiest device may get to save sends.")
-    ] = 0.0,
+    ] = 0.01,
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the layout.")] = None,
     layout_format: Annotated[
         FormatOption, typer.Option("--format", help="Whose file to write.")

@@ -52,7 +52,7 @@ class PlacementOptions:
     num_replicas: int | None = None
     num_nodes: int = 1
     num_groups: int | None = None
-    slack: float = 0.0
+    slack: float = 0.01
     old: ExpertLayout | None = None
     tolerance: float = 0.02
 
