@@ -1,8 +1,8 @@
 """The claim: placement is never less even than DeepSeek's EPLB, evener in most cases, and takes no longer.
 
 58 layers of 256 experts with 32 replicas (64 on 320 devices), 8 to 320 devices, five kinds of counts, seed 0. A case's
-figure is busiest device / mean, averaged over layers; the bound is that of `load_bound`, for any placement. EPLB may put
-two replicas of an expert on one device, which Headgate never does.
+figure is busiest device / mean, averaged over layers; the bound is that of `load_bound`, for any placement. EPLB may
+put two replicas of an expert on one device, which Headgate never does.
 
 EPLB is not part of this repository. Get its one file, and say where it is:
 

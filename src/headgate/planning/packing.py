@@ -33,11 +33,12 @@ def pack_replicas(
         >>> pack_replicas(counts, np.ones((1, 4), np.int64), num_devices=2).tolist()
         [[[0, 3], [1, 2]]]
     """
+    if replicas[:1].sum() == num_devices * len(replicas[:1]):  # One slot each: nothing to choose.
+        experts = np.broadcast_to(np.arange(counts.shape[1]), counts.shape)
+        return np.repeat(experts.ravel(), replicas.ravel()).reshape(len(counts), num_devices, 1)
     share = counts / replicas
     order = _largest_first(share, replicas)
     packed = pack_in_rounds(share, order, num_devices)
-    if packed.shape[2] == 1:
-        return packed
     swap_until_even(share, packed, tolerance=tolerance, max_swaps=max_swaps)
     rows = np.flatnonzero(busiest(share, packed) > counts.sum(1) / num_devices * (1 + tolerance))
     if not len(rows):
