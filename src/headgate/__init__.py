@@ -47,6 +47,10 @@ if TYPE_CHECKING:
         Routing,
         TokenChoice,
     )
+    from headgate.layout import (
+        ExpertLayout,
+        choose_replicas,
+    )
     from headgate.nn import (
         BalanceHandle,
         Batch,
@@ -81,6 +85,9 @@ if TYPE_CHECKING:
     from headgate.observe.writer import (
         TraceWriter,
         save_trace,
+    )
+    from headgate.planning.placement import (
+        place_experts,
     )
     from headgate.scores import (
         add_learned_noise,
@@ -127,6 +134,7 @@ __all__ = [
     "DispatchPlan",
     "DropReason",
     "ExpertChoice",
+    "ExpertLayout",
     "ExpertSpec",
     "ExpertWeights",
     "Experts",
@@ -157,6 +165,7 @@ __all__ = [
     "add_loss_gradient",
     "allowed_by_groups",
     "attach_balance",
+    "choose_replicas",
     "choose_sparsemixer",
     "compute_logits",
     "compute_scores",
@@ -170,6 +179,7 @@ __all__ = [
     "load_trace",
     "make_expert_table",
     "open_trace",
+    "place_experts",
     "plan_expert_choice",
     "plan_token_choice",
     "preset",
@@ -235,6 +245,7 @@ _NAMES_OF_MODULE = {
         "Routing",
         "TokenChoice",
     ),
+    "headgate.layout": ("ExpertLayout", "choose_replicas"),
     "headgate.nn": (
         "BalanceHandle",
         "Batch",
@@ -256,6 +267,7 @@ _NAMES_OF_MODULE = {
     "headgate.observe.replay": ("replay",),
     "headgate.observe.trace": ("Phase", "RoutingTrace"),
     "headgate.observe.writer": ("TraceWriter", "save_trace"),
+    "headgate.planning.placement": ("place_experts",),
     "headgate.scores": (
         "add_learned_noise",
         "compute_logits",

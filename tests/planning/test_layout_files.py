@@ -1,6 +1,7 @@
 """Layouts in the files of engines, to the letter, and back."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -114,6 +115,12 @@ def test_headgates_own_file_keeps_everything():
 def test_what_is_no_layout_is_refused(text, error, message):
     with pytest.raises(error, match=message):
         parse_layout(text, num_devices=2)
+
+
+def test_yaml_needs_its_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    with pytest.raises(ArtifactError, match=r"^the file is no JSON, and YAML needs pyyaml; pip install 'headgate"):
+        parse_layout(TEXTS["tensorrt-llm"], num_devices=2)
 
 
 def test_devices_must_be_known():

@@ -1,12 +1,14 @@
 """Few moves from a layout in use, and experts that are chosen together on one device."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headgate.errors import InputError
+from headgate.errors import BackendError, InputError
 from headgate.layout import ExpertLayout, deal_experts
 from headgate.planning.locality import count_pairs, gather_partners
 from headgate.planning.moves import improve_layout, name_devices_as, replan
@@ -60,6 +62,13 @@ def test_a_target_out_of_reach_is_said():
     old = deal_experts(1, 2, num_devices=2)
     improved, reached = improve_layout(old, np.array([[3.0, 1.0]]), target=np.array([2.0]))
     assert (reached.tolist(), improved.moves_from(old)) == ([False], 0)
+
+
+def test_without_scipy_it_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy.optimize", None)
+    layout = deal_experts(1, 4, num_devices=2)
+    with pytest.raises(BackendError, match=r"^scipy is not installed; pip install 'headgate\[planning\]'$"):
+        name_devices_as(layout, layout)
 
 
 def test_layouts_of_other_sizes_are_refused():

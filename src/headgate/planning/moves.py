@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
-from headgate.errors import InputError
+from headgate.errors import BackendError, InputError
 from headgate.layout import ExpertLayout
 from headgate.planning.placement import check_counts
 from headgate.planning.steps import improve_packing
@@ -26,6 +25,7 @@ def name_devices_as(layout: ExpertLayout, old: ExpertLayout) -> ExpertLayout:
 
     Raises:
         InputError: layouts of different sizes.
+        BackendError: scipy is not installed.
 
     Example:
         >>> new = ExpertLayout(device_experts=np.array([[[2, 1], [0, 3]]]), num_experts=4)
@@ -33,6 +33,10 @@ def name_devices_as(layout: ExpertLayout, old: ExpertLayout) -> ExpertLayout:
         >>> new.moves_from(old), name_devices_as(new, old).device_experts.tolist()
         (2, [[[2, 1], [0, 3]]])
     """
+    try:
+        from scipy.optimize import linear_sum_assignment
+    except ImportError as error:
+        raise BackendError("scipy is not installed; pip install 'headgate[planning]'") from error
     _require_alike(layout, old)
     num_nodes = layout.num_nodes
     renamed = layout.device_experts.copy()
@@ -102,6 +106,7 @@ def replan(old: ExpertLayout, new: ExpertLayout, counts: NDArray[Any], *, tolera
 
     Raises:
         InputError: layouts of different sizes, or a negative tolerance.
+        BackendError: scipy is not installed.
     """
     if not tolerance >= 0:
         raise InputError(f"tolerance (={tolerance}) must be at least 0; 0.02 accepts what is 2 % above the best")

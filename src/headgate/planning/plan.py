@@ -14,6 +14,7 @@ from torch import Tensor
 
 from headgate.layout import ExpertLayout
 from headgate.planning.locality import count_pairs, gather_partners
+from headgate.planning.moves import name_devices_as, replan
 from headgate.planning.placement import Evenness, measure_evenness, measure_in_order, place_experts
 from headgate.planning.traffic import RoutedTokens, count_traffic
 
@@ -189,8 +190,6 @@ def _place(
         layer_index=layer_index,
     )
     if options.old is not None:
-        from headgate.planning.moves import name_devices_as, replan  # They need scipy.
-
         if options.num_groups is not None:  # Single swaps could take a group apart.
             return name_devices_as(layout, options.old)
         layout = replan(options.old, layout, counts, tolerance=options.tolerance)
