@@ -54,6 +54,10 @@ if TYPE_CHECKING:
         tap,
         trace_of,
     )
+    from headgate.layout import (
+        ExpertLayout,
+        choose_replicas,
+    )
     from headgate.nn import (
         BalanceHandle,
         Batch,
@@ -80,6 +84,9 @@ if TYPE_CHECKING:
     from headgate.observe.writer import (
         TraceWriter,
         save_trace,
+    )
+    from headgate.planning.placement import (
+        place_experts,
     )
     from headgate.scores import (
         add_learned_noise,
@@ -126,6 +133,7 @@ __all__ = [
     "DispatchPlan",
     "DropReason",
     "ExpertChoice",
+    "ExpertLayout",
     "ExpertSpec",
     "ExpertWeights",
     "Experts",
@@ -156,6 +164,7 @@ __all__ = [
     "add_loss_gradient",
     "allowed_by_groups",
     "attach_balance",
+    "choose_replicas",
     "choose_sparsemixer",
     "compute_logits",
     "compute_scores",
@@ -170,6 +179,7 @@ __all__ = [
     "make_expert_table",
     "measure_norms",
     "open_trace",
+    "place_experts",
     "plan_expert_choice",
     "plan_token_choice",
     "preset",
@@ -236,6 +246,7 @@ _NAMES_OF_MODULE = {
         "TokenChoice",
     ),
     "headgate.integrations.any_model": ("Tape", "measure_norms", "replay", "tap", "trace_of"),
+    "headgate.layout": ("ExpertLayout", "choose_replicas"),
     "headgate.nn": (
         "BalanceHandle",
         "Batch",
@@ -253,6 +264,7 @@ _NAMES_OF_MODULE = {
     "headgate.observe.reader": ("TraceFile", "load_trace", "open_trace"),
     "headgate.observe.trace": ("Phase", "RoutingTrace"),
     "headgate.observe.writer": ("TraceWriter", "save_trace"),
+    "headgate.planning.placement": ("place_experts",),
     "headgate.scores": (
         "add_learned_noise",
         "compute_logits",

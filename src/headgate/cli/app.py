@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from headgate.cli.cache import cache
 from headgate.cli.check import check
 from headgate.cli.coverage import coverage
 from headgate.cli.demo import demo
@@ -17,7 +18,9 @@ from headgate.cli.export import export
 from headgate.cli.import_trace import import_trace
 from headgate.cli.inspect import inspect
 from headgate.cli.output import print_error
+from headgate.cli.place import place
 from headgate.cli.replay import replay
+from headgate.cli.simulate import simulate
 from headgate.cli.size import size
 from headgate.cli.trace import trace
 from headgate.errors import HeadgateError
@@ -41,6 +44,9 @@ app.command("diff")(diff)
 app.command("replay")(replay)
 app.command("coverage")(coverage)
 app.command("size")(size)
+app.command("place")(place)
+app.command("simulate")(simulate)
+app.command("cache")(cache)
 app.command("doctor")(doctor)
 
 
