@@ -15,8 +15,8 @@ from headgate.integrations.transformers.formulas import Formula, formula_from_co
 from headgate.integrations.transformers.sites import Site, find_sites
 from headgate.integrations.transformers.switch import LayerBackend, plan_switch
 from headgate.integrations.transformers.tap import count_experts
-from headgate.integrations.transformers.words import describe_in_symbols, describe_in_words
 from headgate.kernels.backends import choose_backend
+from headgate.spec.words import describe_in_symbols, describe_in_words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
