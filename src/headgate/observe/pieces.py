@@ -20,7 +20,7 @@ from headgate.observe.trace import ARRAYS, Phase, RoutingTrace
 _FIXED = ("model", "revision", "config_hash", "tokenizer_hash", "id_space", "content", "layers")
 """Metadata that traces must share to be put together."""
 
-_SLOT_FILLS = {"topk_ids": NO_EXPERT, "topk_weights": 0, "is_dropped": False}
+_SLOT_FILLS = {"topk_ids": NO_EXPERT, "topk_weights": 0, "is_dropped": False, "contribution_norms": 0}
 """The arrays with the axis K, and what an empty slot holds."""
 
 

@@ -330,10 +330,12 @@ def _whole(shard: Shard) -> RoutingTrace:
 def _bytes_per_token(shard: Shard) -> int:
     """What a decoded token takes: ids grow to eight bytes, and the bits of drops to one each."""
     sizes = shard.sizes
-    slot = 8 + sum(width for name, width in (("topk_weights", 2), ("dropped", 1)) if name in shard.arrays)
-    token = sum(width for name, width in (("select_margin", 2), ("router_entropy", 2)) if name in shard.arrays)
-    logits = 2 * sizes.E if "router_logits" in shard.arrays else 0
-    return sizes.L * (sizes.K * slot + token + logits)
+    lengths = {("L", "T"): 1, ("L", "T", "K"): sizes.K, ("L", "T", "E"): sizes.E, ("L", "T", "B"): sizes.K}
+    grown = {"topk_ids": 8, "dropped": 1}
+    arrays = {name: array for name, array in shard.arrays.items() if name in ARRAYS and ARRAYS[name].axes in lengths}
+    return sizes.L * sum(
+        lengths[ARRAYS[name].axes] * grown.get(name, array.dtype.itemsize) for name, array in arrays.items()
+    )
 
 
 def _take(

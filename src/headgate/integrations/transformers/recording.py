@@ -14,6 +14,7 @@ from headgate.errors import InputError, SpecError
 from headgate.flow import NO_EXPERT
 from headgate.integrations.transformers.formulas import formula_from_config
 from headgate.integrations.transformers.tap import ForwardPass, LayerTape, Tape
+from headgate.nn.norms import Norms
 from headgate.observe.metrics import router_entropy, select_margin
 from headgate.observe.trace import Phase, RoutingTrace
 from headgate.scores import compute_scores
@@ -25,6 +26,8 @@ def make_trace(
     *,
     specs: Mapping[str, RouterSpec | None] | None = None,
     metadata: Mapping[str, Any] | None = None,
+    norms: Norms | None = None,
+    with_logits: bool = False,
 ) -> RoutingTrace:
     """Put a tape's decisions into one trace. Weights stay float32 until a file is written, so a replay is exact.
 
@@ -35,7 +38,9 @@ def make_trace(
         tape: of `tap`.
         specs: each layer's router by module path, for margin and entropy; without one they are NaN. By default
             those that `spec_from_config` knows.
-        metadata: plain values to keep with the trace; the layers' paths and specs are added.
+        metadata: plain values to keep with the trace; the layers' paths and specs, and `model_shape`, are added.
+        norms: of `measure_norms` around the same passes.
+        with_logits: whether to keep the router's logits; NaN in layers whose router shows none.
 
     Returns:
         A trace of the layers that saw every token of every pass.
@@ -61,8 +66,10 @@ def make_trace(
         router_entropy=torch.stack([entropy[order] for _, entropy in confidences]).half(),
         is_dropped=torch.zeros(ids.shape, dtype=torch.bool),
         counts=_count(ids, tokens["phase"], num_experts),
+        router_logits=_logits(layers, order, num_experts) if with_logits else None,
         select_bias=_biases(layers, num_experts),
-        metadata={**(metadata or {}), "layers": [_describe_layer(layer, specs.get(layer.path)) for layer in layers]},
+        metadata=_describe(tape, layers, specs, metadata or {}),
+        **({} if norms is None else _norm_arrays(layers, norms, order, ids)),
         **tokens,
     )
 
@@ -157,5 +164,58 @@ def _biases(layers: Sequence[LayerTape], num_experts: int) -> Float[Tensor, "L E
     return torch.stack([pad(row, (0, num_experts - len(row)))[:num_experts] for row in rows])
 
 
-def _describe_layer(layer: LayerTape, spec: RouterSpec | None) -> dict[str, Any]:
-    return {"path": layer.path, "router": None if spec is None else spec.to_dict()}
+def _logits(layers: Sequence[LayerTape], order: Int[Tensor, " T"], num_experts: int) -> Float[Tensor, "L T E"]:
+    """Experts that a layer lacks have -inf."""
+    rows = []
+    for layer in layers:
+        parts = [decision.logits for decision in layer.decisions if decision.logits is not None]
+        if len(parts) < len(layer.decisions) or parts[0].shape[1] > num_experts:
+            rows.append(torch.full((len(order), num_experts), float("nan")))
+            continue
+        row = torch.cat(parts).cpu().float()
+        rows.append(pad(row, (0, num_experts - row.shape[1]), value=float("-inf"))[order])
+    return torch.stack(rows).half()
+
+
+def _norm_arrays(
+    layers: Sequence[LayerTape], norms: Norms, order: Int[Tensor, " T"], ids: Int[Tensor, "L T K"]
+) -> dict[str, Tensor]:
+    """The arrays of norms, NaN in layers that were not measured."""
+    unknown = torch.full(ids.shape[1:], float("nan"))
+    contributions, shared, outputs = [], [], []
+    for layer in layers:
+        passes = norms.get(layer.path)
+        if passes is None:
+            contributions.append(unknown)
+            shared.append(unknown[:, 0])
+            outputs.append(unknown[:, 0])
+            continue
+        if len(passes) != len(layer.decisions):
+            raise InputError(
+                f"norms of {layer.path} (={len(passes)} passes) must be of the passes that the tap saw "
+                f"(={len(layer.decisions)}); open tap and measure_norms around the same calls"
+            )
+        joined = torch.cat([one.contributions for one in passes]).cpu()
+        contributions.append(pad(joined, (0, ids.shape[2] - joined.shape[1]))[order])
+        shared.append(torch.cat([one.shared for one in passes]).cpu()[order])
+        outputs.append(torch.cat([one.output for one in passes]).cpu()[order])
+    return {
+        "contribution_norms": torch.stack(contributions).masked_fill(ids == NO_EXPERT, 0.0).half(),
+        "shared_norms": torch.stack(shared).half(),
+        "output_norms": torch.stack(outputs).half(),
+    }
+
+
+def _describe(
+    tape: Tape,
+    layers: Sequence[LayerTape],
+    specs: Mapping[str, RouterSpec | None],
+    metadata: Mapping[str, Any],
+) -> dict[str, Any]:
+    noted = [{"path": layer.path, "router": _plain(specs.get(layer.path))} for layer in layers]
+    shape = {} if tape.shape is None else {"model_shape": tape.shape.to_dict()}
+    return {**shape, **metadata, "layers": noted}
+
+
+def _plain(spec: RouterSpec | None) -> dict[str, Any] | None:
+    return None if spec is None else spec.to_dict()

@@ -13,9 +13,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from headgate.errors import InputError
+from headgate.integrations.transformers.shape import count_experts, shape_of
 from headgate.integrations.transformers.sites import Site, find_sites
 from headgate.integrations.transformers.wires import Choice, find_router, find_selection_bias, wire_of
 from headgate.nn.tape import is_compiled, is_recomputing
+from headgate.observe.shape import ModelShape
 from headgate.observe.trace import Phase
 
 
@@ -84,11 +86,13 @@ class Tape:
         layers: by module path, in model order.
         passes: one per forward pass of the model.
         config: the model's configuration.
+        shape: its widths and parameter counts; None where its weights are packed.
     """
 
     layers: Mapping[str, LayerTape]
     passes: list[ForwardPass]
     config: Any
+    shape: ModelShape | None
 
     def __getitem__(self, path: str) -> list[Decision]:
         return self.layers[path].decisions
@@ -116,6 +120,7 @@ def tap(model: nn.Module, *, logits: bool = True) -> Iterator[Tape]:
         layers={site.path: _new_layer(model, site) for site in sites},
         passes=[],
         config=getattr(model, "config", None),
+        shape=shape_of(model, sites),
     )
     with ExitStack() as stack:
         stack.enter_context(stance)
@@ -149,14 +154,6 @@ def _new_layer(model: nn.Module, site: Site) -> LayerTape:
         num_experts=count_experts(site),
         selection_bias=None if bias is None else bias.clone(),
     )
-
-
-def count_experts(site: Site) -> int:
-    """E of a place, zero-compute experts included."""
-    names = ("total_experts", "num_experts")
-    holders = (site.module, getattr(site.module, "router", None))
-    found = [getattr(holder, name) for holder in holders for name in names if hasattr(holder, name)]
-    return int(found[0])
 
 
 @contextmanager
