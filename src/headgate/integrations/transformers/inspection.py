@@ -15,7 +15,6 @@ from headgate.integrations.transformers.formulas import Formula, formula_from_co
 from headgate.integrations.transformers.shape import count_experts
 from headgate.integrations.transformers.sites import Site, find_sites
 from headgate.integrations.transformers.switch import LayerBackend, plan_switch
-from headgate.integrations.transformers.tap import count_experts
 from headgate.integrations.transformers.wires import find_shared_experts
 from headgate.kernels.backends import choose_backend
 from headgate.observe.shape import count_parameters
