@@ -96,7 +96,7 @@ def route(
     if spec.capacity is not None and spec.capacity.normalise == "after_drop":
         present = drops == 0
     if weights is None:
-        weights = _weigh(spec, logits, scores, expert_ids, present)
+        weights = weigh(spec, logits, scores, expert_ids, present)
     is_dropless = not _limits_rows(spec) and batch.is_padding is None and not _may_leave_slots_empty(spec)
     if not is_dropless:
         weights = weights.masked_fill(drops != 0, 0.0)
@@ -115,7 +115,7 @@ def _route_again(
         drops = drops.masked_fill(recorded.is_dropped & present, int(DropReason.CAPACITY))
     if spec.capacity is not None and spec.capacity.normalise == "after_drop":
         present = drops == 0
-    weights = _weigh(spec, logits, scores, expert_ids, present).masked_fill(drops != 0, 0.0)
+    weights = weigh(spec, logits, scores, expert_ids, present).masked_fill(drops != 0, 0.0)
     plan = dispatch.plan_token_choice(expert_ids, drops, num_experts=spec.num_choices, is_dropless=False)
     return TokenChoice(expert_ids=expert_ids, combine_weights=weights.to(scores.dtype)), plan
 
@@ -242,13 +242,22 @@ def _drop(
     )
 
 
-def _weigh(
+def weigh(
     spec: RouterSpec,
     logits: Float[Tensor, "T E"],
     scores: Float[Tensor, "T E"],
     expert_ids: Int[Tensor, "T K"],
     present: Bool[Tensor, "T K"],
 ) -> Float[Tensor, "T K"]:
+    """Compute the weights of given choices, however they were made.
+
+    Args:
+        spec: the router.
+        logits: [T, E].
+        scores: [T, E], of these logits.
+        expert_ids: [T, K] integer, -1 = none.
+        present: [T, K], the slots that share the weight.
+    """
     source, empty = (logits, float("-inf")) if spec.normalise == "softmax" else (scores, 0.0)
     values = source.gather(1, expert_ids.clamp(min=0)).masked_fill(~present, empty)
     if spec.normalise == "softmax":

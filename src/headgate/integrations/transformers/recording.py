@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -16,6 +16,7 @@ from headgate.integrations.transformers.formulas import formula_from_config
 from headgate.integrations.transformers.tap import ForwardPass, LayerTape, Tape
 from headgate.nn.norms import Norms
 from headgate.observe.metrics import router_entropy, select_margin
+from headgate.observe.pieces import count_rows
 from headgate.observe.trace import Phase, RoutingTrace
 from headgate.scores import compute_scores
 from headgate.spec import RouterSpec
@@ -56,6 +57,7 @@ def make_trace(
     num_slots = max(decision.expert_ids.shape[1] for layer in layers for decision in layer.decisions)
     num_experts = max(layer.num_experts for layer in layers)
     ids = torch.stack([_join(layer, "expert_ids", num_slots, NO_EXPERT)[order] for layer in layers])
+    is_dropped = torch.stack([_drops(layer, num_slots)[order] for layer in layers])
     confidences = [_confidence(layer, specs.get(layer.path)) for layer in layers]
     tokens = _describe_tokens(tape.passes, order)
     return RoutingTrace(
@@ -64,8 +66,8 @@ def make_trace(
         layer_index=torch.tensor([layer.layer_index for layer in layers], dtype=torch.int32),
         select_margin=torch.stack([margin[order] for margin, _ in confidences]).half(),
         router_entropy=torch.stack([entropy[order] for _, entropy in confidences]).half(),
-        is_dropped=torch.zeros(ids.shape, dtype=torch.bool),
-        counts=_count(ids, tokens["phase"], num_experts),
+        is_dropped=is_dropped,
+        counts=count_rows(ids, num_experts=num_experts, is_dropped=is_dropped, phase=tokens["phase"]),
         router_logits=_logits(layers, order, num_experts) if with_logits else None,
         select_bias=_biases(layers, num_experts),
         metadata=_describe(tape, layers, specs, metadata or {}),
@@ -135,6 +137,14 @@ def _join(layer: LayerTape, name: str, width: int, fill: float | int) -> Tensor:
     return joined if name == "expert_ids" else joined.float()
 
 
+def _drops(layer: LayerTape, width: int) -> Bool[Tensor, "T K"]:
+    parts = [
+        torch.zeros_like(one.expert_ids, dtype=torch.bool) if one.is_dropped is None else one.is_dropped
+        for one in layer.decisions
+    ]
+    return torch.cat([pad(part, (0, width - part.shape[1])) for part in parts]).cpu()
+
+
 def _confidence(layer: LayerTape, spec: RouterSpec | None) -> tuple[Float[Tensor, " T"], Float[Tensor, " T"]]:
     """Margin and entropy of each token; NaN where the router's formula or its logits are not known."""
     parts = [decision.logits for decision in layer.decisions if decision.logits is not None]
@@ -148,12 +158,6 @@ def _confidence(layer: LayerTape, spec: RouterSpec | None) -> tuple[Float[Tensor
         ranked = ranked + layer.selection_bias.cpu().float()
     spread = logits.float().softmax(1) if spec.score == "linear" else scores
     return select_margin(ranked, ids), router_entropy(spread)
-
-
-def _count(ids: Int[Tensor, "L T K"], phase: Tensor, num_experts: int) -> Int[Tensor, "L E"]:
-    """Rows per expert, of tokens that are not padding."""
-    kept = ids.where((phase != int(Phase.PADDING))[None, :, None], NO_EXPERT).flatten(1)
-    return torch.stack([torch.bincount(row[row != NO_EXPERT], minlength=num_experts) for row in kept])
 
 
 def _biases(layers: Sequence[LayerTape], num_experts: int) -> Float[Tensor, "L E"] | None:

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from headgate.errors import InputError
+from headgate.flow import TokenChoice
 from headgate.integrations.transformers.shape import count_experts, shape_of
 from headgate.integrations.transformers.sites import Site, find_sites
 from headgate.integrations.transformers.wires import Choice, find_router, find_selection_bias, wire_of
@@ -30,12 +31,19 @@ class Decision:
         expert_ids: [T, K] int64; -1 = no expert in this slot. T runs over sequences, then positions.
         combine_weights: [T, K], as applied, in the model's dtype.
         logits: [T, E], what the score function gets; None where the router shows none, or they were not asked for.
+        is_dropped: [T, K] bool, chosen but the expert was full; None = nothing was.
     """
 
     forward_id: int
     expert_ids: Int[Tensor, "T K"]
     combine_weights: Float[Tensor, "T K"]
     logits: Float[Tensor, "T E"] | None
+    is_dropped: Bool[Tensor, "T K"] | None = None
+
+    @property
+    def choice(self) -> TokenChoice:
+        """Who goes where, in the form that Headgate's own layers give it."""
+        return TokenChoice(expert_ids=self.expert_ids, combine_weights=self.combine_weights)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +87,8 @@ class LayerTape:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tape:
-    """Every decision of every MoE layer.
+class Tape(Mapping[str, list[Decision]]):
+    """Every decision of every MoE layer: a mapping of module paths to one `Decision` per forward pass.
 
     Attributes:
         layers: by module path, in model order.
@@ -96,6 +104,12 @@ class Tape:
 
     def __getitem__(self, path: str) -> list[Decision]:
         return self.layers[path].decisions
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.layers)
+
+    def __len__(self) -> int:
+        return len(self.layers)
 
 
 @contextmanager
