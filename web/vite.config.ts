@@ -19,12 +19,16 @@ const PAGES: Readonly<Record<string, Page>> = {
 
 const TARGET = "es2023";
 
+/** The first that know light-dark(): what older ones would need, in its place, does not follow a chosen theme. */
+const CSS_TARGET = ["chrome123", "firefox120", "safari17.5"];
+
 function buildPage({ folder, file, allowed }: Page): UserConfig {
   return {
     root: fileURLToPath(new URL(folder, import.meta.url)),
     plugins: [inlinePage(file, allowed)],
     build: {
       target: TARGET,
+      cssTarget: CSS_TARGET,
       outDir: OUT,
       emptyOutDir: false,
       modulePreload: false,
@@ -37,6 +41,7 @@ function buildPage({ folder, file, allowed }: Page): UserConfig {
 const widget: UserConfig = {
   build: {
     target: TARGET,
+    cssTarget: CSS_TARGET,
     outDir: OUT,
     emptyOutDir: false,
     minify: true,

@@ -35,7 +35,11 @@ export function Header({ title, traces, theme, setTheme, has }: HeaderProps) {
         </nav>
         <label class="theme">
           <span>Colours</span>
-          <select value={theme} onChange={(event) => setTheme(event.currentTarget.value as ThemeChoice)}>
+          <select
+            aria-label="Colours"
+            value={theme}
+            onChange={(event) => setTheme(event.currentTarget.value as ThemeChoice)}
+          >
             <option value="auto">as the system</option>
             <option value="light">light</option>
             <option value="dark">dark</option>
