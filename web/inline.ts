@@ -3,8 +3,11 @@
 import { createHash } from "node:crypto";
 import type { Plugin } from "vite";
 
-/** @param file name of the page to write. */
-export function inlinePage(file: string): Plugin {
+/**
+ * @param file name of the page to write.
+ * @param allowed directives of the policy beyond script and style, for a page that is served and not opened from disk.
+ */
+export function inlinePage(file: string, allowed: readonly string[] = []): Plugin {
   return {
     name: "inline-page",
     enforce: "post",
@@ -19,13 +22,13 @@ export function inlinePage(file: string): Plugin {
         else if (name.endsWith(".html")) html += item.source;
         else throw new Error(`${name} is neither script, style nor page; a page in one file has no place for it`);
       }
-      this.emitFile({ type: "asset", fileName: file, source: inline(html, script.trim(), style.trim()) });
+      this.emitFile({ type: "asset", fileName: file, source: inline(html, script.trim(), style.trim(), allowed) });
     },
   };
 }
 
 /** Put script and style in place of the tags that would load them. */
-export function inline(html: string, script: string, style: string): string {
+export function inline(html: string, script: string, style: string, allowed: readonly string[] = []): string {
   if (/<\/script|<!--/i.test(script) || /<\/style/i.test(style)) {
     throw new Error("the script or style holds its own end tag, which would end it early; write it in two parts");
   }
@@ -35,6 +38,7 @@ export function inline(html: string, script: string, style: string): string {
     `style-src '${hashOf(style)}'`,
     "base-uri 'none'",
     "form-action 'none'",
+    ...allowed,
   ].join("; ");
   const stripped = html
     .replace(/\s*<script type="module"[^>]*><\/script>/, "")

@@ -2,21 +2,33 @@ import { fileURLToPath } from "node:url";
 import { defineConfig, type UserConfig } from "vite";
 import { inlinePage } from "./inline.ts";
 
-const OUT = fileURLToPath(new URL("../src/headgate/observe/page", import.meta.url));
+/** The package, unless web/compare.sh wants it elsewhere. */
+const OUT = process.env.PAGE_OUT ?? fileURLToPath(new URL("../src/headgate/observe/page", import.meta.url));
+
+interface Page {
+  readonly folder: string;
+  readonly file: string;
+  /** Directives of its content security policy beyond script and style. */
+  readonly allowed?: readonly string[];
+}
 
 /** Pages by `--mode`: the folder with their index.html, and the file that they become. */
-const PAGES: Readonly<Record<string, { folder: string; file: string }>> = {
+const PAGES: Readonly<Record<string, Page>> = {
   page: { folder: "page", file: "template.html" },
 };
 
 const TARGET = "es2023";
 
-function buildPage({ folder, file }: { folder: string; file: string }): UserConfig {
+/** The first that know light-dark(): what older ones would need, in its place, does not follow a chosen theme. */
+const CSS_TARGET = ["chrome123", "firefox120", "safari17.5"];
+
+function buildPage({ folder, file, allowed }: Page): UserConfig {
   return {
     root: fileURLToPath(new URL(folder, import.meta.url)),
-    plugins: [inlinePage(file)],
+    plugins: [inlinePage(file, allowed)],
     build: {
       target: TARGET,
+      cssTarget: CSS_TARGET,
       outDir: OUT,
       emptyOutDir: false,
       modulePreload: false,
@@ -29,6 +41,7 @@ function buildPage({ folder, file }: { folder: string; file: string }): UserConf
 const widget: UserConfig = {
   build: {
     target: TARGET,
+    cssTarget: CSS_TARGET,
     outDir: OUT,
     emptyOutDir: false,
     minify: true,

@@ -30,7 +30,7 @@ def texts(path):
 @pytest.mark.parametrize(("suffix", "mark"), [(".svg", b"<?xml"), (".pdf", b"%PDF"), (".png", b"\x89PNG")])
 def test_each_figure_in_each_format_has_the_same_bytes_each_time(pair, tmp_path, subject, suffix, mark, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # It can't be imported.
-    settings = dict(matplotlib.rcParams)
+    settings = matplotlib.rcParams.copy()
     for name in ("a", "b"):
         save_figure(tmp_path / f"{name}{suffix}", subject, pair)
     first, second = ((tmp_path / f"{name}{suffix}").read_bytes() for name in ("a", "b"))
@@ -38,7 +38,7 @@ def test_each_figure_in_each_format_has_the_same_bytes_each_time(pair, tmp_path,
     assert first == second
     assert b"<dc:date>" not in first
     assert b"CreationDate" not in first
-    assert dict(matplotlib.rcParams) == settings
+    assert matplotlib.rcParams.copy() == settings
 
 
 def test_text_stays_text_and_names_are_taken_as_they_are(pair, tmp_path):

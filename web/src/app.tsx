@@ -30,11 +30,19 @@ export function App({ payload }: { payload: Payload }) {
   const theme = useTheme(choice);
   const views = { selection, select, comparison };
   const hasTokens = traces.every((trace) => trace.numTokens > 0);
+  const hasSize = traces.some((trace) => trace.facts.size);
+  const hasExperts = traces.some(({ arrays }) => arrays.top_tokens || arrays.partners || arrays.load_bins);
   const each = (view: (trace: Trace, side: number) => ComponentChildren) => <Sides traces={traces} view={view} />;
   return (
     <ThemeContext.Provider value={theme}>
       <div class="page" data-theme={choice}>
-        <Header title={payload.title} traces={traces} theme={choice} setTheme={setChoice} hasTokens={hasTokens} />
+        <Header
+          title={payload.title}
+          traces={traces}
+          theme={choice}
+          setTheme={setChoice}
+          has={{ text: hasTokens, walk: hasTokens, experts: hasExperts, size: hasSize }}
+        />
         <main>
           <Section id="verdict" title="Verdict">
             {each((trace) => (
@@ -61,15 +69,17 @@ export function App({ payload }: { payload: Payload }) {
               <Walk traces={traces} {...views} />
             </>
           )}
-          <Section id="experts" title="The experts of a layer" lead={EXPERTS_LEAD}>
-            <div class="controls">
-              <LayerSelect trace={traces[0] as Trace} {...views} />
-            </div>
-            {each((trace) => (
-              <Experts trace={trace} {...views} />
-            ))}
-          </Section>
-          {traces.some((trace) => trace.facts.size) && (
+          {hasExperts && (
+            <Section id="experts" title="The experts of a layer" lead={EXPERTS_LEAD}>
+              <div class="controls">
+                <LayerSelect trace={traces[0] as Trace} {...views} />
+              </div>
+              {each((trace) => (
+                <Experts trace={trace} {...views} />
+              ))}
+            </Section>
+          )}
+          {hasSize && (
             <Section id="size" title="Size: what is there, and what runs">
               {each((trace) => trace.facts.size && <SizeView size={trace.facts.size} />)}
             </Section>

@@ -3,6 +3,9 @@
 import { format } from "d3-format";
 
 export const formatCount = format(",d");
+/** A mean of counts: one decimal, unless it is whole. */
+export const formatMean = format(",.1~f");
+
 const two = format(".2f");
 const three = format(".3f");
 const tiny = format(".2~e");
@@ -25,6 +28,7 @@ export function formatPercent(fraction: number): string {
 export function formatScore(value: number | null): string {
   if (value === null) return "not recorded";
   if (value === Number.NEGATIVE_INFINITY) return "masked";
+  if (value === Number.POSITIVE_INFINITY) return "∞";
   return value !== 0 && Math.abs(value) < 0.001 ? tiny(value) : three(value);
 }
 

@@ -6,7 +6,8 @@ interface HeaderProps {
   readonly traces: readonly Trace[];
   readonly theme: ThemeChoice;
   readonly setTheme: (choice: ThemeChoice) => void;
-  readonly hasTokens: boolean;
+  /** Parts that this page may lack. */
+  readonly has: Readonly<Record<string, boolean>>;
 }
 
 const PLACES: readonly (readonly [string, string])[] = [
@@ -19,9 +20,8 @@ const PLACES: readonly (readonly [string, string])[] = [
   ["limits", "Limits"],
 ];
 
-export function Header({ title, traces, theme, setTheme, hasTokens }: HeaderProps) {
-  const hasSize = traces.some((trace) => trace.facts.size);
-  const places = PLACES.filter(([id]) => (id !== "size" || hasSize) && (hasTokens || (id !== "text" && id !== "walk")));
+export function Header({ title, traces, theme, setTheme, has }: HeaderProps) {
+  const places = PLACES.filter(([id]) => has[id] ?? true);
   const notes = [...new Set(traces.flatMap(({ facts }) => [facts.note, facts.cut].filter((text) => text !== null)))];
   return (
     <header>
@@ -35,7 +35,11 @@ export function Header({ title, traces, theme, setTheme, hasTokens }: HeaderProp
         </nav>
         <label class="theme">
           <span>Colours</span>
-          <select value={theme} onChange={(event) => setTheme(event.currentTarget.value as ThemeChoice)}>
+          <select
+            aria-label="Colours"
+            value={theme}
+            onChange={(event) => setTheme(event.currentTarget.value as ThemeChoice)}
+          >
             <option value="auto">as the system</option>
             <option value="light">light</option>
             <option value="dark">dark</option>

@@ -12,7 +12,6 @@ interface ScrollTableProps {
 /** A table that scrolls within its place, by keyboard too. */
 export function ScrollTable({ label, class: className, columns, children }: ScrollTableProps) {
   return (
-    // biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls must take the focus, or keys can't scroll it
     <section class="scroll" tabIndex={0} aria-label={label}>
       <table class={className}>
         <thead>

@@ -19,6 +19,8 @@ export type Status = "healthy" | "imbalanced" | "collapsed" | "unknown";
 export interface Verdict {
   readonly status: Status;
   readonly sentence: string;
+  /** The thresholds behind it; a trace's has them. */
+  readonly rules?: string;
 }
 
 export interface Layer {

@@ -1,7 +1,7 @@
 import { useMemo, useState } from "preact/hooks";
 import type { Trace } from "../data/trace";
 import { formatCount, formatScore, formatTimes } from "../format";
-import { orderExperts } from "../map/LoadMap";
+import { orderExperts } from "../map/orders";
 import { ScrollTable } from "../scroll-table";
 import type { Select, Selection } from "../selection";
 import { type ExpertFacts, gatherExpert, saySpecialisation } from "./facts";

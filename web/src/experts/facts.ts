@@ -11,7 +11,7 @@ export interface ExpertFacts {
   readonly load: number;
   readonly tokens: readonly { readonly text: string; readonly count: number; readonly lift: number }[];
   readonly partners: readonly { readonly expert: number; readonly lift: number }[];
-  /** Rows in equal stretches of the trace. */
+  /** Its load in equal stretches of the trace, as multiples of an even share. */
   readonly bins: readonly number[];
 }
 
@@ -32,7 +32,7 @@ export function gatherExpert(trace: Trace, l: number, expert: number): ExpertFac
     partners: cellOf(arrays.partners, l, expert)
       .map((partner, i) => ({ expert: partner, lift: partnerLifts[i] ?? 0 }))
       .filter(({ expert: partner, lift }) => partner < trace.numExperts(l) && lift > 0),
-    bins: cellOf(arrays.load_bins, l, expert),
+    bins: cellOf(arrays.load_bins, l, expert).map((share) => share * trace.layer(l).num_experts),
   };
 }
 

@@ -2,11 +2,11 @@ import { useCallback, useId, useMemo, useState } from "preact/hooks";
 import type { Trace } from "../data/trace";
 import { Canvas, useWidth } from "../draw/canvas";
 import { usePalette } from "../draw/theme";
-import { formatCount, formatTimes } from "../format";
 import type { Select, Selection } from "../selection";
 import { drawMap } from "./draw";
 import { LoadLegend } from "./LoadLegend";
 import { type Cell, cellAt, layMap, type MapLayout, moveCell } from "./layout";
+import { describeCell, orderExperts } from "./orders";
 
 interface LoadMapProps {
   readonly trace: Trace;
@@ -56,7 +56,6 @@ export function LoadMap({ trace, selection, select }: LoadMapProps) {
         aria-roledescription="heat map"
         aria-label={`Load of each expert in each layer of ${trace.name}. Arrow keys move, Enter chooses.`}
         aria-describedby={id}
-        // biome-ignore lint/a11y/noNoninteractiveTabindex: an application takes its keys itself
         tabIndex={0}
         onKeyDown={(event) => {
           if (event.key === "Enter" || event.key === " ") choose(current);
@@ -105,20 +104,4 @@ function CellMark({ layout, cell }: { layout: MapLayout; cell: Cell }) {
       }}
     />
   );
-}
-
-/** The expert in each column: by number, or the busiest first (ties: the lower number). */
-export function orderExperts(trace: Trace, isSorted: boolean): number[][] {
-  return trace.layers.map((_, l) => {
-    const counts = trace.counts(l);
-    const ids = counts.map((_count, expert) => expert);
-    return isSorted ? ids.sort((a, b) => (counts[b] as number) - (counts[a] as number) || a - b) : ids;
-  });
-}
-
-export function describeCell(trace: Trace, l: number, expert: number): string {
-  const rows = trace.counts(l)[expert] ?? 0;
-  const load = trace.loads(l)[expert] ?? 0;
-  const share = rows ? `${formatCount(rows)} rows, ${formatTimes(load)} an even share` : "no rows: never used";
-  return `Layer ${trace.layer(l).index}, expert ${expert}: ${share}.`;
 }

@@ -1,5 +1,5 @@
 import type { Size } from "../data/payload";
-import { formatBytes, formatCount, formatParameters, formatPercent } from "../format";
+import { formatBytes, formatCount, formatMean, formatParameters, formatPercent } from "../format";
 
 /** Total against active parameters, and what this trace really touched. */
 export function SizeView({ size }: { size: Size }) {
@@ -41,7 +41,7 @@ function Touched({ size }: { size: Size }) {
   return (
     <table class="touched">
       <caption>
-        Memory follows the total, reading follows what is touched. Counted in this trace, at{" "}
+        Memory follows the total, reading follows what is touched. Means over this trace, at{" "}
         {formatBytes(size.expert_bytes)} for one expert of one layer:
       </caption>
       <thead>
@@ -59,7 +59,7 @@ function Touched({ size }: { size: Size }) {
               <span class="share" role="img" aria-label={formatPercent(touched / all)}>
                 <i style={{ width: `${(100 * touched) / whole}%` }} />
               </span>
-              {formatCount(touched)} of {formatCount(all)}
+              {formatMean(touched)} of {formatCount(all)}
             </td>
             <td>{formatBytes(bytes)}</td>
           </tr>

@@ -29,8 +29,6 @@ export function Chip({ trace, token, id, width, quantity, isSelected, isFound, o
   const text = showToken(trace.text(token), trace.ofToken("token_ids", token));
   const className = ["chip", isFound && "found", value === null && "blank"].filter(Boolean).join(" ");
   return (
-    // biome-ignore lint/a11y/useFocusableInteractive: the list has the focus and names its active option
-    // biome-ignore lint/a11y/useKeyWithClickEvents: the list takes the keys
     <span
       id={id}
       class={className}

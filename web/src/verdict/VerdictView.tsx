@@ -14,6 +14,7 @@ export function VerdictView({ trace }: { trace: Trace }) {
       <details>
         <summary>Layer by layer</summary>
         <LayerTable trace={trace} />
+        {verdict.rules && <p class="fine">{verdict.rules}</p>}
       </details>
     </div>
   );

@@ -12,8 +12,7 @@ export function Pick({ facts }: { readonly trace: Trace; readonly facts: WalkFac
       <ol class="picks">
         {facts.choices.map(({ expert, weight, isDropped }) => (
           <li key={expert} class={isDropped ? "dropped" : undefined}>
-            expert <b>{expert}</b>
-            {weight !== null && <span>weight {formatScore(weight)}</span>}
+            expert <b>{expert}</b> {weight !== null && <span>weight {formatScore(weight)}</span>}{" "}
             {isDropped && <span>dropped</span>}
           </li>
         ))}

@@ -42,7 +42,8 @@ function sayCombine({ ran }: WalkFacts, layer: Layer): string {
 
 /** How close the decision was; null where no margin was recorded. */
 export function sayMargin({ margin, surerFraction, choices, firstOut }: WalkFacts): string | null {
-  if (margin === null || surerFraction === null) return null;
+  // Infinite where all experts were chosen: then nobody was out.
+  if (margin === null || surerFraction === null || !Number.isFinite(margin)) return null;
   const last = choices[choices.length - 1];
   const over = last && firstOut ? `, expert ${last.expert} over expert ${firstOut.expert}` : "";
   return `The last one in beat the first one out by ${formatScore(margin)}${over}. ${formatPercent(surerFraction)} of this layer’s tokens were decided by more.`;

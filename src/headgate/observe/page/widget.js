@@ -649,7 +649,16 @@ function dt(e, t) {
 	}
 	return n;
 }
-function ft(e, t, n = qe) {
+function ft(e, t) {
+	let n;
+	if (t === void 0) for (let t of e) t != null && (n > t || n === void 0 && t >= t) && (n = t);
+	else {
+		let r = -1;
+		for (let i of e) (i = t(i, ++r, e)) != null && (n > i || n === void 0 && i >= i) && (n = i);
+	}
+	return n;
+}
+function pt(e, t, n = qe) {
 	if ((r = e.length) && !isNaN(t = +t)) {
 		if (t <= 0 || r < 2) return +n(e[0], 0, e);
 		if (t >= 1) return +n(e[r - 1], r - 1, e);
@@ -657,7 +666,7 @@ function ft(e, t, n = qe) {
 		return o + (+n(e[a + 1], a + 1, e) - o) * (i - a);
 	}
 }
-function pt(e, t) {
+function mt(e, t) {
 	let n = 0, r = 0;
 	if (t === void 0) for (let t of e) t != null && (t = +t) >= t && (++n, r += t);
 	else {
@@ -666,7 +675,7 @@ function pt(e, t) {
 	}
 	if (n) return r / n;
 }
-function mt(e, t) {
+function ht(e, t) {
 	let n = 0;
 	if (t === void 0) for (let t of e) (t = +t) && (n += t);
 	else {
@@ -676,35 +685,35 @@ function mt(e, t) {
 	return n;
 }
 // node_modules/d3-format/dist/d3-format.mjs
-function ht(e) {
+function gt(e) {
 	return Math.abs(e = Math.round(e)) >= 1e21 ? e.toLocaleString("en").replace(/,/g, "") : e.toString(10);
 }
-function gt(e, t) {
+function _t(e, t) {
 	if (!isFinite(e) || e === 0) return null;
 	var n = (e = t ? e.toExponential(t - 1) : e.toExponential()).indexOf("e"), r = e.slice(0, n);
 	return [r.length > 1 ? r[0] + r.slice(2) : r, +e.slice(n + 1)];
 }
-function _t(e) {
-	return e = gt(Math.abs(e)), e ? e[1] : NaN;
+function vt(e) {
+	return e = _t(Math.abs(e)), e ? e[1] : NaN;
 }
-function vt(e, t) {
+function yt(e, t) {
 	return function(n, r) {
 		for (var i = n.length, a = [], o = 0, s = e[0], c = 0; i > 0 && s > 0 && (c + s + 1 > r && (s = Math.max(1, r - c)), a.push(n.substring(i -= s, i + s)), !((c += s + 1) > r));) s = e[o = (o + 1) % e.length];
 		return a.reverse().join(t);
 	};
 }
-function yt(e) {
+function bt(e) {
 	return function(t) {
 		return t.replace(/[0-9]/g, function(t) {
 			return e[+t];
 		});
 	};
 }
-var bt = /^(?:(.)?([<>=^]))?([+\-( ])?([$#])?(0)?(\d+)?(,)?(\.\d+)?(~)?([a-z%])?$/i;
-function xt(e) {
-	if (!(t = bt.exec(e))) throw Error("invalid format: " + e);
+var xt = /^(?:(.)?([<>=^]))?([+\-( ])?([$#])?(0)?(\d+)?(,)?(\.\d+)?(~)?([a-z%])?$/i;
+function St(e) {
+	if (!(t = xt.exec(e))) throw Error("invalid format: " + e);
 	var t;
-	return new St({
+	return new Ct({
 		fill: t[1],
 		align: t[2],
 		sign: t[3],
@@ -717,14 +726,14 @@ function xt(e) {
 		type: t[10]
 	});
 }
-xt.prototype = St.prototype;
-function St(e) {
+St.prototype = Ct.prototype;
+function Ct(e) {
 	this.fill = e.fill === void 0 ? " " : e.fill + "", this.align = e.align === void 0 ? ">" : e.align + "", this.sign = e.sign === void 0 ? "-" : e.sign + "", this.symbol = e.symbol === void 0 ? "" : e.symbol + "", this.zero = !!e.zero, this.width = e.width === void 0 ? void 0 : +e.width, this.comma = !!e.comma, this.precision = e.precision === void 0 ? void 0 : +e.precision, this.trim = !!e.trim, this.type = e.type === void 0 ? "" : e.type + "";
 }
-St.prototype.toString = function() {
+Ct.prototype.toString = function() {
 	return this.fill + this.align + this.sign + this.symbol + (this.zero ? "0" : "") + (this.width === void 0 ? "" : Math.max(1, this.width | 0)) + (this.comma ? "," : "") + (this.precision === void 0 ? "" : "." + Math.max(0, this.precision | 0)) + (this.trim ? "~" : "") + this.type;
 };
-function Ct(e) {
+function wt(e) {
 	out: for (var t = e.length, n = 1, r = -1, i; n < t; ++n) switch (e[n]) {
 		case ".":
 			r = i = n;
@@ -738,38 +747,38 @@ function Ct(e) {
 	}
 	return r > 0 ? e.slice(0, r) + e.slice(i + 1) : e;
 }
-var wt;
-function Tt(e, t) {
-	var n = gt(e, t);
-	if (!n) return wt = void 0, e.toPrecision(t);
-	var r = n[0], i = n[1], a = i - (wt = Math.max(-8, Math.min(8, Math.floor(i / 3))) * 3) + 1, o = r.length;
-	return a === o ? r : a > o ? r + Array(a - o + 1).join("0") : a > 0 ? r.slice(0, a) + "." + r.slice(a) : "0." + Array(1 - a).join("0") + gt(e, Math.max(0, t + a - 1))[0];
-}
+var Tt;
 function Et(e, t) {
-	var n = gt(e, t);
+	var n = _t(e, t);
+	if (!n) return Tt = void 0, e.toPrecision(t);
+	var r = n[0], i = n[1], a = i - (Tt = Math.max(-8, Math.min(8, Math.floor(i / 3))) * 3) + 1, o = r.length;
+	return a === o ? r : a > o ? r + Array(a - o + 1).join("0") : a > 0 ? r.slice(0, a) + "." + r.slice(a) : "0." + Array(1 - a).join("0") + _t(e, Math.max(0, t + a - 1))[0];
+}
+function Dt(e, t) {
+	var n = _t(e, t);
 	if (!n) return e + "";
 	var r = n[0], i = n[1];
 	return i < 0 ? "0." + Array(-i).join("0") + r : r.length > i + 1 ? r.slice(0, i + 1) + "." + r.slice(i + 1) : r + Array(i - r.length + 2).join("0");
 }
-var Dt = {
+var Ot = {
 	"%": (e, t) => (e * 100).toFixed(t),
 	b: (e) => Math.round(e).toString(2),
 	c: (e) => e + "",
-	d: ht,
+	d: gt,
 	e: (e, t) => e.toExponential(t),
 	f: (e, t) => e.toFixed(t),
 	g: (e, t) => e.toPrecision(t),
 	o: (e) => Math.round(e).toString(8),
-	p: (e, t) => Et(e * 100, t),
-	r: Et,
-	s: Tt,
+	p: (e, t) => Dt(e * 100, t),
+	r: Dt,
+	s: Et,
 	X: (e) => Math.round(e).toString(16).toUpperCase(),
 	x: (e) => Math.round(e).toString(16)
 };
-function Ot(e) {
+function kt(e) {
 	return e;
 }
-var kt = Array.prototype.map, At = [
+var At = Array.prototype.map, jt = [
 	"y",
 	"z",
 	"a",
@@ -788,13 +797,13 @@ var kt = Array.prototype.map, At = [
 	"Z",
 	"Y"
 ];
-function jt(e) {
-	var t = e.grouping === void 0 || e.thousands === void 0 ? Ot : vt(kt.call(e.grouping, Number), e.thousands + ""), n = e.currency === void 0 ? "" : e.currency[0] + "", r = e.currency === void 0 ? "" : e.currency[1] + "", i = e.decimal === void 0 ? "." : e.decimal + "", a = e.numerals === void 0 ? Ot : yt(kt.call(e.numerals, String)), o = e.percent === void 0 ? "%" : e.percent + "", s = e.minus === void 0 ? "−" : e.minus + "", c = e.nan === void 0 ? "NaN" : e.nan + "";
+function Mt(e) {
+	var t = e.grouping === void 0 || e.thousands === void 0 ? kt : yt(At.call(e.grouping, Number), e.thousands + ""), n = e.currency === void 0 ? "" : e.currency[0] + "", r = e.currency === void 0 ? "" : e.currency[1] + "", i = e.decimal === void 0 ? "." : e.decimal + "", a = e.numerals === void 0 ? kt : bt(At.call(e.numerals, String)), o = e.percent === void 0 ? "%" : e.percent + "", s = e.minus === void 0 ? "−" : e.minus + "", c = e.nan === void 0 ? "NaN" : e.nan + "";
 	function l(e, l) {
-		e = xt(e);
+		e = St(e);
 		var u = e.fill, d = e.align, f = e.sign, p = e.symbol, m = e.zero, h = e.width, g = e.comma, _ = e.precision, v = e.trim, y = e.type;
-		y === "n" ? (g = !0, y = "g") : Dt[y] || (_ === void 0 && (_ = 12), v = !0, y = "g"), (m || u === "0" && d === "=") && (m = !0, u = "0", d = "=");
-		var b = (l && l.prefix !== void 0 ? l.prefix : "") + (p === "$" ? n : p === "#" && /[boxX]/.test(y) ? "0" + y.toLowerCase() : ""), x = (p === "$" ? r : /[%p]/.test(y) ? o : "") + (l && l.suffix !== void 0 ? l.suffix : ""), S = Dt[y], C = /[defgprs%]/.test(y);
+		y === "n" ? (g = !0, y = "g") : Ot[y] || (_ === void 0 && (_ = 12), v = !0, y = "g"), (m || u === "0" && d === "=") && (m = !0, u = "0", d = "=");
+		var b = (l && l.prefix !== void 0 ? l.prefix : "") + (p === "$" ? n : p === "#" && /[boxX]/.test(y) ? "0" + y.toLowerCase() : ""), x = (p === "$" ? r : /[%p]/.test(y) ? o : "") + (l && l.suffix !== void 0 ? l.suffix : ""), S = Ot[y], C = /[defgprs%]/.test(y);
 		_ = _ === void 0 ? 6 : /[gprs]/.test(y) ? Math.max(1, Math.min(21, _)) : Math.max(0, Math.min(20, _));
 		function w(e) {
 			var n = b, r = x, o, l, p;
@@ -802,7 +811,7 @@ function jt(e) {
 			else {
 				e = +e;
 				var w = e < 0 || 1 / e < 0;
-				if (e = isNaN(e) ? c : S(Math.abs(e), _), v && (e = Ct(e)), w && +e == 0 && f !== "+" && (w = !1), n = (w ? f === "(" ? f : s : f === "-" || f === "(" ? "" : f) + n, r = (y === "s" && !isNaN(e) && wt !== void 0 ? At[8 + wt / 3] : "") + r + (w && f === "(" ? ")" : ""), C) {
+				if (e = isNaN(e) ? c : S(Math.abs(e), _), v && (e = wt(e)), w && +e == 0 && f !== "+" && (w = !1), n = (w ? f === "(" ? f : s : f === "-" || f === "(" ? "" : f) + n, r = (y === "s" && !isNaN(e) && Tt !== void 0 ? jt[8 + Tt / 3] : "") + r + (w && f === "(" ? ")" : ""), C) {
 					for (o = -1, l = e.length; ++o < l;) if (p = e.charCodeAt(o), 48 > p || p > 57) {
 						r = (p === 46 ? i + e.slice(o + 1) : e.slice(o)) + r, e = e.slice(0, o);
 						break;
@@ -830,7 +839,7 @@ function jt(e) {
 		}, w;
 	}
 	function u(e, t) {
-		var n = Math.max(-8, Math.min(8, Math.floor(_t(t) / 3))) * 3, r = 10 ** -n, i = l((e = xt(e), e.type = "f", e), { suffix: At[8 + n / 3] });
+		var n = Math.max(-8, Math.min(8, Math.floor(vt(t) / 3))) * 3, r = 10 ** -n, i = l((e = St(e), e.type = "f", e), { suffix: jt[8 + n / 3] });
 		return function(e) {
 			return i(r * e);
 		};
@@ -840,28 +849,28 @@ function jt(e) {
 		formatPrefix: u
 	};
 }
-var Mt, z, Nt;
-Pt({
+var Nt, z, Pt;
+Ft({
 	thousands: ",",
 	grouping: [3],
 	currency: ["$", ""]
 });
-function Pt(e) {
-	return Mt = jt(e), z = Mt.format, Nt = Mt.formatPrefix, Mt;
-}
 function Ft(e) {
-	return Math.max(0, -_t(Math.abs(e)));
+	return Nt = Mt(e), z = Nt.format, Pt = Nt.formatPrefix, Nt;
 }
-function It(e, t) {
-	return Math.max(0, Math.max(-8, Math.min(8, Math.floor(_t(t) / 3))) * 3 - _t(Math.abs(e)));
+function It(e) {
+	return Math.max(0, -vt(Math.abs(e)));
 }
 function Lt(e, t) {
-	return e = Math.abs(e), t = Math.abs(t) - e, Math.max(0, _t(t) - _t(e)) + 1;
+	return Math.max(0, Math.max(-8, Math.min(8, Math.floor(vt(t) / 3))) * 3 - vt(Math.abs(e)));
+}
+function Rt(e, t) {
+	return e = Math.abs(e), t = Math.abs(t) - e, Math.max(0, vt(t) - vt(e)) + 1;
 }
 // src/format.ts
-var B = z(",d"), Rt = z(".2f"), zt = z(".3f"), Bt = z(".2~e");
+var B = z(",d"), zt = z(",.1~f"), Bt = z(".2f"), Vt = z(".3f"), Ht = z(".2~e");
 function V(e) {
-	return e === null ? "unknown" : `${Rt(e)} ×`;
+	return e === null ? "unknown" : `${Bt(e)} ×`;
 }
 function H(e) {
 	let t = e * 100, n = Math.min(Math.abs(t), Math.abs(100 - t));
@@ -870,9 +879,9 @@ function H(e) {
 	return `${z(`.${r}~f`)(t)} %`;
 }
 function U(e) {
-	return e === null ? "not recorded" : e === -Infinity ? "masked" : e !== 0 && Math.abs(e) < .001 ? Bt(e) : zt(e);
+	return e === null ? "not recorded" : e === -Infinity ? "masked" : e === Infinity ? "∞" : e !== 0 && Math.abs(e) < .001 ? Ht(e) : Vt(e);
 }
-var Vt = [
+var Ut = [
 	"bytes",
 	"KB",
 	"MB",
@@ -880,11 +889,11 @@ var Vt = [
 	"TB",
 	"PB"
 ];
-function Ht(e) {
-	return Wt(e, Vt);
+function Wt(e) {
+	return Kt(e, Ut);
 }
-function Ut(e) {
-	return Wt(e, [
+function Gt(e) {
+	return Kt(e, [
 		"",
 		"thousand",
 		"million",
@@ -892,18 +901,18 @@ function Ut(e) {
 		"trillion"
 	]).trim();
 }
-function Wt(e, t) {
+function Kt(e, t) {
 	let n = Math.min(t.length - 1, e < 1e3 ? 0 : Math.floor(Math.log10(e) / 3));
 	return `${z(n ? ".3~r" : ",d")(e / 1e3 ** n)} ${t[n]}`;
 }
-function Gt(e, t, n = `${t}s`) {
+function qt(e, t, n = `${t}s`) {
 	return `${B(e)} ${e === 1 ? t : n}`;
 }
-function Kt(e) {
+function Jt(e) {
 	return e.length < 2 ? e.join("") : `${e.slice(0, -1).join(", ")} and ${e[e.length - 1]}`;
 }
 // src/scroll-table.tsx
-function qt({ label: e, class: t, columns: n, children: r }) {
+function Yt({ label: e, class: t, columns: n, children: r }) {
 	return /* @__PURE__ */ R("section", {
 		class: "scroll",
 		tabIndex: 0,
@@ -918,22 +927,22 @@ function qt({ label: e, class: t, columns: n, children: r }) {
 	});
 }
 // src/text/tokens.ts
-var Jt = {
+var Xt = {
 	"\n": "↵",
 	"\r": "␍",
 	"	": "⇥",
 	"\xA0": "⍽"
-}, Yt = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\u00a0]/gu, Xt = 60;
+}, Zt = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\u00a0]/gu, Qt = 60;
 function W(e, t) {
 	if (e === null) return t === null ? "·" : `#${t}`;
 	if (e === "") return "∅";
-	let n = e.replace(Yt, (e) => Jt[e] ?? `‹${(e.codePointAt(0) ?? 0).toString(16).toUpperCase()}›`), r = n.length > Xt ? [...n] : null, i = r && r.length > Xt ? `${r.slice(0, Xt).join("")}…` : n;
+	let n = e.replace(Zt, (e) => Xt[e] ?? `‹${(e.codePointAt(0) ?? 0).toString(16).toUpperCase()}›`), r = n.length > Qt ? [...n] : null, i = r && r.length > Qt ? `${r.slice(0, Qt).join("")}…` : n;
 	return /^ +$/.test(i) ? i.replaceAll(" ", "␣") : i;
 }
-function Zt(e, t) {
+function $t(e, t) {
 	return `“${W(e, t).trim()}”`;
 }
-function Qt(e, t) {
+function en(e, t) {
 	if (!t) return [];
 	let n = [], r = "";
 	for (let t of e) n.push(r.length), r += (t ?? "").toLowerCase();
@@ -945,8 +954,8 @@ function Qt(e, t) {
 	return i;
 }
 // src/compare/ComparisonView.tsx
-var $t = 10;
-function en(e) {
+var tn = 10;
+function nn(e) {
 	let { comparison: t, traces: n } = e;
 	return /* @__PURE__ */ R("div", {
 		class: "comparison",
@@ -958,24 +967,24 @@ function en(e) {
 			}),
 			/* @__PURE__ */ R("div", {
 				class: "comparison-parts",
-				children: [/* @__PURE__ */ R(nn, {
+				children: [/* @__PURE__ */ R(an, {
 					layers: t.facts.layers,
 					trace: n[0]
-				}), /* @__PURE__ */ R(rn, { ...e })]
+				}), /* @__PURE__ */ R(on, { ...e })]
 			})
 		]
 	});
 }
-var tn = [
+var rn = [
 	"layer",
 	"experts in common",
 	"changed",
 	"distance of loads"
 ];
-function nn({ layers: e, trace: t }) {
-	return /* @__PURE__ */ R(qt, {
+function an({ layers: e, trace: t }) {
+	return /* @__PURE__ */ R(Yt, {
 		label: "Agreement, layer by layer",
-		columns: tn,
+		columns: rn,
 		children: e.map((e, n) => /* @__PURE__ */ R("tr", { children: [
 			/* @__PURE__ */ R("th", {
 				scope: "row",
@@ -987,8 +996,8 @@ function nn({ layers: e, trace: t }) {
 		] }, t.layer(n).index))
 	});
 }
-function rn({ traces: e, comparison: t, selection: n, select: r }) {
-	let [i, a] = I($t), o = e[0];
+function on({ traces: e, comparison: t, selection: n, select: r }) {
+	let [i, a] = I(tn), o = e[0];
 	return /* @__PURE__ */ R("div", { children: [
 		/* @__PURE__ */ R("p", { children: [/* @__PURE__ */ R("b", { children: "Most changed tokens." }), " A bar for each layer, high where few experts are in common."] }),
 		/* @__PURE__ */ R("ol", {
@@ -1008,8 +1017,8 @@ function rn({ traces: e, comparison: t, selection: n, select: r }) {
 							class: "fine",
 							children: ["token ", B(i)]
 						}),
-						/* @__PURE__ */ R(sn, { overlaps: a }),
-						H(pt(a) ?? 1),
+						/* @__PURE__ */ R(ln, { overlaps: a }),
+						H(mt(a) ?? 1),
 						" in common"
 					]
 				}) }, e);
@@ -1022,24 +1031,24 @@ function rn({ traces: e, comparison: t, selection: n, select: r }) {
 		})
 	] });
 }
-var an = 120, on = 18;
-function sn({ overlaps: e }) {
-	let t = an / e.length;
+var sn = 120, cn = 18;
+function ln({ overlaps: e }) {
+	let t = sn / e.length;
 	return /* @__PURE__ */ R("svg", {
 		class: "sparkline",
-		width: an,
-		height: on,
+		width: sn,
+		height: cn,
 		"aria-hidden": "true",
 		children: e.map((e, n) => /* @__PURE__ */ R("rect", {
 			x: n * t,
-			y: on * e - 1,
+			y: cn * e - 1,
 			width: Math.max(1, t - 1),
-			height: on * (1 - e) + 1
+			height: cn * (1 - e) + 1
 		}, n))
 	});
 }
 // src/data/comparison.ts
-var cn = class {
+var un = class {
 	source;
 	facts;
 	mostChanged;
@@ -1061,7 +1070,7 @@ var cn = class {
 	overlap(e, t) {
 		return this.source.overlap.data[e * this.numPairs + t];
 	}
-}, ln = class {
+}, dn = class {
 	facts;
 	arrays;
 	name;
@@ -1138,14 +1147,14 @@ var cn = class {
 		return this.arrays.scored_tokens?.data ?? [];
 	}
 	counts(e) {
-		return un(this.arrays.counts, e).slice(0, this.numExperts(e));
+		return fn(this.arrays.counts, e).slice(0, this.numExperts(e));
 	}
 	loads(e) {
 		let t = this.counts(e), n = t.reduce((e, t) => e + t, 0) / t.length;
 		return t.map((e) => n ? e / n : 0);
 	}
 	passRatios(e) {
-		return un(this.arrays.pass_ratio, e).filter(Number.isFinite);
+		return fn(this.arrays.pass_ratio, e).filter(Number.isFinite);
 	}
 	sequence(e) {
 		let t = this.arrays.seq_offsets?.data ?? [0, this.numTokens];
@@ -1170,22 +1179,22 @@ var cn = class {
 		};
 	}
 };
-function un(e, t) {
+function fn(e, t) {
 	if (!e) return [];
 	let n = e.data.length / (e.shape[0] || 1);
 	return Array.from(e.data.subarray(t * n, (t + 1) * n));
 }
 // node_modules/d3-color/dist/d3-color.mjs
-function dn(e, t, n) {
+function pn(e, t, n) {
 	e.prototype = t.prototype = n, n.constructor = e;
 }
-function fn(e, t) {
+function mn(e, t) {
 	var n = Object.create(e.prototype);
 	for (var r in t) n[r] = t[r];
 	return n;
 }
 function G() {}
-var pn = .7, mn = 1 / pn, hn = "\\s*([+-]?\\d+)\\s*", gn = "\\s*([+-]?(?:\\d*\\.)?\\d+(?:[eE][+-]?\\d+)?)\\s*", K = "\\s*([+-]?(?:\\d*\\.)?\\d+(?:[eE][+-]?\\d+)?)%\\s*", _n = /^#([0-9a-f]{3,8})$/, vn = RegExp(`^rgb\\(${hn},${hn},${hn}\\)$`), yn = RegExp(`^rgb\\(${K},${K},${K}\\)$`), bn = RegExp(`^rgba\\(${hn},${hn},${hn},${gn}\\)$`), xn = RegExp(`^rgba\\(${K},${K},${K},${gn}\\)$`), Sn = RegExp(`^hsl\\(${gn},${K},${K}\\)$`), Cn = RegExp(`^hsla\\(${gn},${K},${K},${gn}\\)$`), wn = {
+var hn = .7, gn = 1 / hn, _n = "\\s*([+-]?\\d+)\\s*", vn = "\\s*([+-]?(?:\\d*\\.)?\\d+(?:[eE][+-]?\\d+)?)\\s*", K = "\\s*([+-]?(?:\\d*\\.)?\\d+(?:[eE][+-]?\\d+)?)%\\s*", yn = /^#([0-9a-f]{3,8})$/, bn = RegExp(`^rgb\\(${_n},${_n},${_n}\\)$`), xn = RegExp(`^rgb\\(${K},${K},${K}\\)$`), Sn = RegExp(`^rgba\\(${_n},${_n},${_n},${vn}\\)$`), Cn = RegExp(`^rgba\\(${K},${K},${K},${vn}\\)$`), wn = RegExp(`^hsl\\(${vn},${K},${K}\\)$`), Tn = RegExp(`^hsla\\(${vn},${K},${K},${vn}\\)$`), En = {
 	aliceblue: 15792383,
 	antiquewhite: 16444375,
 	aqua: 65535,
@@ -1335,266 +1344,266 @@ var pn = .7, mn = 1 / pn, hn = "\\s*([+-]?\\d+)\\s*", gn = "\\s*([+-]?(?:\\d*\\.
 	yellow: 16776960,
 	yellowgreen: 10145074
 };
-dn(G, kn, {
+pn(G, jn, {
 	copy(e) {
 		return Object.assign(new this.constructor(), this, e);
 	},
 	displayable() {
 		return this.rgb().displayable();
 	},
-	hex: Tn,
-	formatHex: Tn,
-	formatHex8: En,
-	formatHsl: Dn,
-	formatRgb: On,
-	toString: On
+	hex: Dn,
+	formatHex: Dn,
+	formatHex8: On,
+	formatHsl: kn,
+	formatRgb: An,
+	toString: An
 });
-function Tn() {
+function Dn() {
 	return this.rgb().formatHex();
 }
-function En() {
+function On() {
 	return this.rgb().formatHex8();
 }
-function Dn() {
-	return Vn(this).formatHsl();
+function kn() {
+	return Un(this).formatHsl();
 }
-function On() {
+function An() {
 	return this.rgb().formatRgb();
 }
-function kn(e) {
+function jn(e) {
 	var t, n;
-	return e = (e + "").trim().toLowerCase(), (t = _n.exec(e)) ? (n = t[1].length, t = parseInt(t[1], 16), n === 6 ? An(t) : n === 3 ? new q(t >> 8 & 15 | t >> 4 & 240, t >> 4 & 15 | t & 240, (t & 15) << 4 | t & 15, 1) : n === 8 ? jn(t >> 24 & 255, t >> 16 & 255, t >> 8 & 255, (t & 255) / 255) : n === 4 ? jn(t >> 12 & 15 | t >> 8 & 240, t >> 8 & 15 | t >> 4 & 240, t >> 4 & 15 | t & 240, ((t & 15) << 4 | t & 15) / 255) : null) : (t = vn.exec(e)) ? new q(t[1], t[2], t[3], 1) : (t = yn.exec(e)) ? new q(t[1] * 255 / 100, t[2] * 255 / 100, t[3] * 255 / 100, 1) : (t = bn.exec(e)) ? jn(t[1], t[2], t[3], t[4]) : (t = xn.exec(e)) ? jn(t[1] * 255 / 100, t[2] * 255 / 100, t[3] * 255 / 100, t[4]) : (t = Sn.exec(e)) ? Bn(t[1], t[2] / 100, t[3] / 100, 1) : (t = Cn.exec(e)) ? Bn(t[1], t[2] / 100, t[3] / 100, t[4]) : wn.hasOwnProperty(e) ? An(wn[e]) : e === "transparent" ? new q(NaN, NaN, NaN, 0) : null;
-}
-function An(e) {
-	return new q(e >> 16 & 255, e >> 8 & 255, e & 255, 1);
-}
-function jn(e, t, n, r) {
-	return r <= 0 && (e = t = n = NaN), new q(e, t, n, r);
+	return e = (e + "").trim().toLowerCase(), (t = yn.exec(e)) ? (n = t[1].length, t = parseInt(t[1], 16), n === 6 ? Mn(t) : n === 3 ? new q(t >> 8 & 15 | t >> 4 & 240, t >> 4 & 15 | t & 240, (t & 15) << 4 | t & 15, 1) : n === 8 ? Nn(t >> 24 & 255, t >> 16 & 255, t >> 8 & 255, (t & 255) / 255) : n === 4 ? Nn(t >> 12 & 15 | t >> 8 & 240, t >> 8 & 15 | t >> 4 & 240, t >> 4 & 15 | t & 240, ((t & 15) << 4 | t & 15) / 255) : null) : (t = bn.exec(e)) ? new q(t[1], t[2], t[3], 1) : (t = xn.exec(e)) ? new q(t[1] * 255 / 100, t[2] * 255 / 100, t[3] * 255 / 100, 1) : (t = Sn.exec(e)) ? Nn(t[1], t[2], t[3], t[4]) : (t = Cn.exec(e)) ? Nn(t[1] * 255 / 100, t[2] * 255 / 100, t[3] * 255 / 100, t[4]) : (t = wn.exec(e)) ? Hn(t[1], t[2] / 100, t[3] / 100, 1) : (t = Tn.exec(e)) ? Hn(t[1], t[2] / 100, t[3] / 100, t[4]) : En.hasOwnProperty(e) ? Mn(En[e]) : e === "transparent" ? new q(NaN, NaN, NaN, 0) : null;
 }
 function Mn(e) {
-	return e instanceof G || (e = kn(e)), e ? (e = e.rgb(), new q(e.r, e.g, e.b, e.opacity)) : new q();
+	return new q(e >> 16 & 255, e >> 8 & 255, e & 255, 1);
 }
 function Nn(e, t, n, r) {
-	return arguments.length === 1 ? Mn(e) : new q(e, t, n, r ?? 1);
+	return r <= 0 && (e = t = n = NaN), new q(e, t, n, r);
+}
+function Pn(e) {
+	return e instanceof G || (e = jn(e)), e ? (e = e.rgb(), new q(e.r, e.g, e.b, e.opacity)) : new q();
+}
+function Fn(e, t, n, r) {
+	return arguments.length === 1 ? Pn(e) : new q(e, t, n, r ?? 1);
 }
 function q(e, t, n, r) {
 	this.r = +e, this.g = +t, this.b = +n, this.opacity = +r;
 }
-dn(q, Nn, fn(G, {
+pn(q, Fn, mn(G, {
 	brighter(e) {
-		return e = e == null ? mn : mn ** +e, new q(this.r * e, this.g * e, this.b * e, this.opacity);
+		return e = e == null ? gn : gn ** +e, new q(this.r * e, this.g * e, this.b * e, this.opacity);
 	},
 	darker(e) {
-		return e = e == null ? pn : pn ** +e, new q(this.r * e, this.g * e, this.b * e, this.opacity);
+		return e = e == null ? hn : hn ** +e, new q(this.r * e, this.g * e, this.b * e, this.opacity);
 	},
 	rgb() {
 		return this;
 	},
 	clamp() {
-		return new q(Rn(this.r), Rn(this.g), Rn(this.b), Ln(this.opacity));
+		return new q(Bn(this.r), Bn(this.g), Bn(this.b), zn(this.opacity));
 	},
 	displayable() {
 		return -.5 <= this.r && this.r < 255.5 && -.5 <= this.g && this.g < 255.5 && -.5 <= this.b && this.b < 255.5 && 0 <= this.opacity && this.opacity <= 1;
 	},
-	hex: Pn,
-	formatHex: Pn,
-	formatHex8: Fn,
-	formatRgb: In,
-	toString: In
+	hex: In,
+	formatHex: In,
+	formatHex8: Ln,
+	formatRgb: Rn,
+	toString: Rn
 }));
-function Pn() {
-	return `#${zn(this.r)}${zn(this.g)}${zn(this.b)}`;
-}
-function Fn() {
-	return `#${zn(this.r)}${zn(this.g)}${zn(this.b)}${zn((isNaN(this.opacity) ? 1 : this.opacity) * 255)}`;
-}
 function In() {
-	let e = Ln(this.opacity);
-	return `${e === 1 ? "rgb(" : "rgba("}${Rn(this.r)}, ${Rn(this.g)}, ${Rn(this.b)}${e === 1 ? ")" : `, ${e})`}`;
+	return `#${Vn(this.r)}${Vn(this.g)}${Vn(this.b)}`;
 }
-function Ln(e) {
-	return isNaN(e) ? 1 : Math.max(0, Math.min(1, e));
+function Ln() {
+	return `#${Vn(this.r)}${Vn(this.g)}${Vn(this.b)}${Vn((isNaN(this.opacity) ? 1 : this.opacity) * 255)}`;
 }
-function Rn(e) {
-	return Math.max(0, Math.min(255, Math.round(e) || 0));
+function Rn() {
+	let e = zn(this.opacity);
+	return `${e === 1 ? "rgb(" : "rgba("}${Bn(this.r)}, ${Bn(this.g)}, ${Bn(this.b)}${e === 1 ? ")" : `, ${e})`}`;
 }
 function zn(e) {
-	return e = Rn(e), (e < 16 ? "0" : "") + e.toString(16);
+	return isNaN(e) ? 1 : Math.max(0, Math.min(1, e));
 }
-function Bn(e, t, n, r) {
-	return r <= 0 ? e = t = n = NaN : n <= 0 || n >= 1 ? e = t = NaN : t <= 0 && (e = NaN), new J(e, t, n, r);
+function Bn(e) {
+	return Math.max(0, Math.min(255, Math.round(e) || 0));
 }
 function Vn(e) {
+	return e = Bn(e), (e < 16 ? "0" : "") + e.toString(16);
+}
+function Hn(e, t, n, r) {
+	return r <= 0 ? e = t = n = NaN : n <= 0 || n >= 1 ? e = t = NaN : t <= 0 && (e = NaN), new J(e, t, n, r);
+}
+function Un(e) {
 	if (e instanceof J) return new J(e.h, e.s, e.l, e.opacity);
-	if (e instanceof G || (e = kn(e)), !e) return new J();
+	if (e instanceof G || (e = jn(e)), !e) return new J();
 	if (e instanceof J) return e;
 	e = e.rgb();
 	var t = e.r / 255, n = e.g / 255, r = e.b / 255, i = Math.min(t, n, r), a = Math.max(t, n, r), o = NaN, s = a - i, c = (a + i) / 2;
 	return s ? (o = t === a ? (n - r) / s + (n < r) * 6 : n === a ? (r - t) / s + 2 : (t - n) / s + 4, s /= c < .5 ? a + i : 2 - a - i, o *= 60) : s = c > 0 && c < 1 ? 0 : o, new J(o, s, c, e.opacity);
 }
-function Hn(e, t, n, r) {
-	return arguments.length === 1 ? Vn(e) : new J(e, t, n, r ?? 1);
+function Wn(e, t, n, r) {
+	return arguments.length === 1 ? Un(e) : new J(e, t, n, r ?? 1);
 }
 function J(e, t, n, r) {
 	this.h = +e, this.s = +t, this.l = +n, this.opacity = +r;
 }
-dn(J, Hn, fn(G, {
+pn(J, Wn, mn(G, {
 	brighter(e) {
-		return e = e == null ? mn : mn ** +e, new J(this.h, this.s, this.l * e, this.opacity);
+		return e = e == null ? gn : gn ** +e, new J(this.h, this.s, this.l * e, this.opacity);
 	},
 	darker(e) {
-		return e = e == null ? pn : pn ** +e, new J(this.h, this.s, this.l * e, this.opacity);
+		return e = e == null ? hn : hn ** +e, new J(this.h, this.s, this.l * e, this.opacity);
 	},
 	rgb() {
 		var e = this.h % 360 + (this.h < 0) * 360, t = isNaN(e) || isNaN(this.s) ? 0 : this.s, n = this.l, r = n + (n < .5 ? n : 1 - n) * t, i = 2 * n - r;
-		return new q(Gn(e >= 240 ? e - 240 : e + 120, i, r), Gn(e, i, r), Gn(e < 120 ? e + 240 : e - 120, i, r), this.opacity);
+		return new q(qn(e >= 240 ? e - 240 : e + 120, i, r), qn(e, i, r), qn(e < 120 ? e + 240 : e - 120, i, r), this.opacity);
 	},
 	clamp() {
-		return new J(Un(this.h), Wn(this.s), Wn(this.l), Ln(this.opacity));
+		return new J(Gn(this.h), Kn(this.s), Kn(this.l), zn(this.opacity));
 	},
 	displayable() {
 		return (0 <= this.s && this.s <= 1 || isNaN(this.s)) && 0 <= this.l && this.l <= 1 && 0 <= this.opacity && this.opacity <= 1;
 	},
 	formatHsl() {
-		let e = Ln(this.opacity);
-		return `${e === 1 ? "hsl(" : "hsla("}${Un(this.h)}, ${Wn(this.s) * 100}%, ${Wn(this.l) * 100}%${e === 1 ? ")" : `, ${e})`}`;
+		let e = zn(this.opacity);
+		return `${e === 1 ? "hsl(" : "hsla("}${Gn(this.h)}, ${Kn(this.s) * 100}%, ${Kn(this.l) * 100}%${e === 1 ? ")" : `, ${e})`}`;
 	}
 }));
-function Un(e) {
+function Gn(e) {
 	return e = (e || 0) % 360, e < 0 ? e + 360 : e;
 }
-function Wn(e) {
+function Kn(e) {
 	return Math.max(0, Math.min(1, e || 0));
 }
-function Gn(e, t, n) {
+function qn(e, t, n) {
 	return (e < 60 ? t + (n - t) * e / 60 : e < 180 ? n : e < 240 ? t + (n - t) * (240 - e) / 60 : t) * 255;
 }
-var Kn = Math.PI / 180, qn = 180 / Math.PI, Jn = 18, Yn = .96422, Xn = 1, Zn = .82521, Qn = 4 / 29, $n = 6 / 29, er = 3 * $n * $n, tr = $n * $n * $n;
-function nr(e) {
+var Jn = Math.PI / 180, Yn = 180 / Math.PI, Xn = 18, Zn = .96422, Qn = 1, $n = .82521, er = 4 / 29, tr = 6 / 29, nr = 3 * tr * tr, rr = tr * tr * tr;
+function ir(e) {
 	if (e instanceof Y) return new Y(e.l, e.a, e.b, e.opacity);
-	if (e instanceof X) return ur(e);
-	e instanceof q || (e = Mn(e));
-	var t = sr(e.r), n = sr(e.g), r = sr(e.b), i = ir((.2225045 * t + .7168786 * n + .0606169 * r) / Xn), a, o;
-	return t === n && n === r ? a = o = i : (a = ir((.4360747 * t + .3850649 * n + .1430804 * r) / Yn), o = ir((.0139322 * t + .0971045 * n + .7141733 * r) / Zn)), new Y(116 * i - 16, 500 * (a - i), 200 * (i - o), e.opacity);
+	if (e instanceof X) return fr(e);
+	e instanceof q || (e = Pn(e));
+	var t = lr(e.r), n = lr(e.g), r = lr(e.b), i = or((.2225045 * t + .7168786 * n + .0606169 * r) / Qn), a, o;
+	return t === n && n === r ? a = o = i : (a = or((.4360747 * t + .3850649 * n + .1430804 * r) / Zn), o = or((.0139322 * t + .0971045 * n + .7141733 * r) / $n)), new Y(116 * i - 16, 500 * (a - i), 200 * (i - o), e.opacity);
 }
-function rr(e, t, n, r) {
-	return arguments.length === 1 ? nr(e) : new Y(e, t, n, r ?? 1);
+function ar(e, t, n, r) {
+	return arguments.length === 1 ? ir(e) : new Y(e, t, n, r ?? 1);
 }
 function Y(e, t, n, r) {
 	this.l = +e, this.a = +t, this.b = +n, this.opacity = +r;
 }
-dn(Y, rr, fn(G, {
+pn(Y, ar, mn(G, {
 	brighter(e) {
-		return new Y(this.l + Jn * (e ?? 1), this.a, this.b, this.opacity);
+		return new Y(this.l + Xn * (e ?? 1), this.a, this.b, this.opacity);
 	},
 	darker(e) {
-		return new Y(this.l - Jn * (e ?? 1), this.a, this.b, this.opacity);
+		return new Y(this.l - Xn * (e ?? 1), this.a, this.b, this.opacity);
 	},
 	rgb() {
 		var e = (this.l + 16) / 116, t = isNaN(this.a) ? e : e + this.a / 500, n = isNaN(this.b) ? e : e - this.b / 200;
-		return t = Yn * ar(t), e = Xn * ar(e), n = Zn * ar(n), new q(or(3.1338561 * t - 1.6168667 * e - .4906146 * n), or(-.9787684 * t + 1.9161415 * e + .033454 * n), or(.0719453 * t - .2289914 * e + 1.4052427 * n), this.opacity);
+		return t = Zn * sr(t), e = Qn * sr(e), n = $n * sr(n), new q(cr(3.1338561 * t - 1.6168667 * e - .4906146 * n), cr(-.9787684 * t + 1.9161415 * e + .033454 * n), cr(.0719453 * t - .2289914 * e + 1.4052427 * n), this.opacity);
 	}
 }));
-function ir(e) {
-	return e > tr ? e ** (1 / 3) : e / er + Qn;
-}
-function ar(e) {
-	return e > $n ? e * e * e : er * (e - Qn);
-}
 function or(e) {
-	return 255 * (e <= .0031308 ? 12.92 * e : 1.055 * e ** (1 / 2.4) - .055);
+	return e > rr ? e ** (1 / 3) : e / nr + er;
 }
 function sr(e) {
-	return (e /= 255) <= .04045 ? e / 12.92 : ((e + .055) / 1.055) ** 2.4;
+	return e > tr ? e * e * e : nr * (e - er);
 }
 function cr(e) {
+	return 255 * (e <= .0031308 ? 12.92 * e : 1.055 * e ** (1 / 2.4) - .055);
+}
+function lr(e) {
+	return (e /= 255) <= .04045 ? e / 12.92 : ((e + .055) / 1.055) ** 2.4;
+}
+function ur(e) {
 	if (e instanceof X) return new X(e.h, e.c, e.l, e.opacity);
-	if (e instanceof Y || (e = nr(e)), e.a === 0 && e.b === 0) return new X(NaN, 0 < e.l && e.l < 100 ? 0 : NaN, e.l, e.opacity);
-	var t = Math.atan2(e.b, e.a) * qn;
+	if (e instanceof Y || (e = ir(e)), e.a === 0 && e.b === 0) return new X(NaN, 0 < e.l && e.l < 100 ? 0 : NaN, e.l, e.opacity);
+	var t = Math.atan2(e.b, e.a) * Yn;
 	return new X(t < 0 ? t + 360 : t, Math.sqrt(e.a * e.a + e.b * e.b), e.l, e.opacity);
 }
-function lr(e, t, n, r) {
-	return arguments.length === 1 ? cr(e) : new X(e, t, n, r ?? 1);
+function dr(e, t, n, r) {
+	return arguments.length === 1 ? ur(e) : new X(e, t, n, r ?? 1);
 }
 function X(e, t, n, r) {
 	this.h = +e, this.c = +t, this.l = +n, this.opacity = +r;
 }
-function ur(e) {
+function fr(e) {
 	if (isNaN(e.h)) return new Y(e.l, 0, 0, e.opacity);
-	var t = e.h * Kn;
+	var t = e.h * Jn;
 	return new Y(e.l, Math.cos(t) * e.c, Math.sin(t) * e.c, e.opacity);
 }
-dn(X, lr, fn(G, {
+pn(X, dr, mn(G, {
 	brighter(e) {
-		return new X(this.h, this.c, this.l + Jn * (e ?? 1), this.opacity);
+		return new X(this.h, this.c, this.l + Xn * (e ?? 1), this.opacity);
 	},
 	darker(e) {
-		return new X(this.h, this.c, this.l - Jn * (e ?? 1), this.opacity);
+		return new X(this.h, this.c, this.l - Xn * (e ?? 1), this.opacity);
 	},
 	rgb() {
-		return ur(this).rgb();
+		return fr(this).rgb();
 	}
 }));
-var dr = -.14861, fr = 1.78277, pr = -.29227, mr = -.90649, hr = 1.97294, gr = hr * mr, _r = hr * fr, vr = fr * pr - mr * dr;
-function yr(e) {
-	if (e instanceof xr) return new xr(e.h, e.s, e.l, e.opacity);
-	e instanceof q || (e = Mn(e));
-	var t = e.r / 255, n = e.g / 255, r = e.b / 255, i = (vr * r + gr * t - _r * n) / (vr + gr - _r), a = r - i, o = (hr * (n - i) - pr * a) / mr, s = Math.sqrt(o * o + a * a) / (hr * i * (1 - i)), c = s ? Math.atan2(o, a) * qn - 120 : NaN;
-	return new xr(c < 0 ? c + 360 : c, s, i, e.opacity);
+var pr = -.14861, mr = 1.78277, hr = -.29227, gr = -.90649, _r = 1.97294, vr = _r * gr, yr = _r * mr, br = mr * hr - gr * pr;
+function xr(e) {
+	if (e instanceof Cr) return new Cr(e.h, e.s, e.l, e.opacity);
+	e instanceof q || (e = Pn(e));
+	var t = e.r / 255, n = e.g / 255, r = e.b / 255, i = (br * r + vr * t - yr * n) / (br + vr - yr), a = r - i, o = (_r * (n - i) - hr * a) / gr, s = Math.sqrt(o * o + a * a) / (_r * i * (1 - i)), c = s ? Math.atan2(o, a) * Yn - 120 : NaN;
+	return new Cr(c < 0 ? c + 360 : c, s, i, e.opacity);
 }
-function br(e, t, n, r) {
-	return arguments.length === 1 ? yr(e) : new xr(e, t, n, r ?? 1);
+function Sr(e, t, n, r) {
+	return arguments.length === 1 ? xr(e) : new Cr(e, t, n, r ?? 1);
 }
-function xr(e, t, n, r) {
+function Cr(e, t, n, r) {
 	this.h = +e, this.s = +t, this.l = +n, this.opacity = +r;
 }
-dn(xr, br, fn(G, {
+pn(Cr, Sr, mn(G, {
 	brighter(e) {
-		return e = e == null ? mn : mn ** +e, new xr(this.h, this.s, this.l * e, this.opacity);
+		return e = e == null ? gn : gn ** +e, new Cr(this.h, this.s, this.l * e, this.opacity);
 	},
 	darker(e) {
-		return e = e == null ? pn : pn ** +e, new xr(this.h, this.s, this.l * e, this.opacity);
+		return e = e == null ? hn : hn ** +e, new Cr(this.h, this.s, this.l * e, this.opacity);
 	},
 	rgb() {
-		var e = isNaN(this.h) ? 0 : (this.h + 120) * Kn, t = +this.l, n = isNaN(this.s) ? 0 : this.s * t * (1 - t), r = Math.cos(e), i = Math.sin(e);
-		return new q(255 * (t + n * (dr * r + fr * i)), 255 * (t + n * (pr * r + mr * i)), 255 * (t + hr * r * n), this.opacity);
+		var e = isNaN(this.h) ? 0 : (this.h + 120) * Jn, t = +this.l, n = isNaN(this.s) ? 0 : this.s * t * (1 - t), r = Math.cos(e), i = Math.sin(e);
+		return new q(255 * (t + n * (pr * r + mr * i)), 255 * (t + n * (hr * r + gr * i)), 255 * (t + _r * r * n), this.opacity);
 	}
 }));
-var Sr = (e) => () => e;
-function Cr(e, t) {
+var wr = (e) => () => e;
+function Tr(e, t) {
 	return function(n) {
 		return e + n * t;
 	};
 }
-function wr(e, t, n) {
+function Er(e, t, n) {
 	return e **= +n, t = t ** +n - e, n = 1 / n, function(r) {
 		return (e + r * t) ** +n;
 	};
 }
-function Tr(e, t) {
-	var n = t - e;
-	return n ? Cr(e, n > 180 || n < -180 ? n - 360 * Math.round(n / 360) : n) : Sr(isNaN(e) ? t : e);
-}
-function Er(e) {
-	return (e = +e) == 1 ? Dr : function(t, n) {
-		return n - t ? wr(t, n, e) : Sr(isNaN(t) ? n : t);
-	};
-}
 function Dr(e, t) {
 	var n = t - e;
-	return n ? Cr(e, n) : Sr(isNaN(e) ? t : e);
+	return n ? Tr(e, n > 180 || n < -180 ? n - 360 * Math.round(n / 360) : n) : wr(isNaN(e) ? t : e);
 }
-var Or = (function e(t) {
-	var n = Er(t);
+function Or(e) {
+	return (e = +e) == 1 ? kr : function(t, n) {
+		return n - t ? Er(t, n, e) : wr(isNaN(t) ? n : t);
+	};
+}
+function kr(e, t) {
+	var n = t - e;
+	return n ? Tr(e, n) : wr(isNaN(e) ? t : e);
+}
+var Ar = (function e(t) {
+	var n = Or(t);
 	function r(e, t) {
-		var r = n((e = Nn(e)).r, (t = Nn(t)).r), i = n(e.g, t.g), a = n(e.b, t.b), o = Dr(e.opacity, t.opacity);
+		var r = n((e = Fn(e)).r, (t = Fn(t)).r), i = n(e.g, t.g), a = n(e.b, t.b), o = kr(e.opacity, t.opacity);
 		return function(t) {
 			return e.r = r(t), e.g = i(t), e.b = a(t), e.opacity = o(t), e + "";
 		};
 	}
 	return r.gamma = e, r;
 })(1);
-function kr(e, t) {
+function jr(e, t) {
 	t ||= [];
 	var n = e ? Math.min(t.length, e.length) : 0, r = t.slice(), i;
 	return function(a) {
@@ -1602,81 +1611,81 @@ function kr(e, t) {
 		return r;
 	};
 }
-function Ar(e) {
+function Mr(e) {
 	return ArrayBuffer.isView(e) && !(e instanceof DataView);
 }
-function jr(e, t) {
-	for (var n = t ? t.length : 0, r = e ? Math.min(n, e.length) : 0, i = Array(r), a = Array(n), o = 0; o < r; ++o) i[o] = Br(e[o], t[o]);
+function Nr(e, t) {
+	for (var n = t ? t.length : 0, r = e ? Math.min(n, e.length) : 0, i = Array(r), a = Array(n), o = 0; o < r; ++o) i[o] = Hr(e[o], t[o]);
 	for (; o < n; ++o) a[o] = t[o];
 	return function(e) {
 		for (o = 0; o < r; ++o) a[o] = i[o](e);
 		return a;
 	};
 }
-function Mr(e, t) {
+function Pr(e, t) {
 	var n = /* @__PURE__ */ new Date();
 	return e = +e, t = +t, function(r) {
 		return n.setTime(e * (1 - r) + t * r), n;
 	};
 }
-function Nr(e, t) {
+function Fr(e, t) {
 	return e = +e, t = +t, function(n) {
 		return e * (1 - n) + t * n;
 	};
 }
-function Pr(e, t) {
+function Ir(e, t) {
 	var n = {}, r = {}, i;
-	for (i in typeof e == "object" && e || (e = {}), typeof t == "object" && t || (t = {}), t) i in e ? n[i] = Br(e[i], t[i]) : r[i] = t[i];
+	for (i in typeof e == "object" && e || (e = {}), typeof t == "object" && t || (t = {}), t) i in e ? n[i] = Hr(e[i], t[i]) : r[i] = t[i];
 	return function(e) {
 		for (i in n) r[i] = n[i](e);
 		return r;
 	};
 }
-var Fr = /[-+]?(?:\d+\.?\d*|\.?\d+)(?:[eE][-+]?\d+)?/g, Ir = new RegExp(Fr.source, "g");
-function Lr(e) {
+var Lr = /[-+]?(?:\d+\.?\d*|\.?\d+)(?:[eE][-+]?\d+)?/g, Rr = new RegExp(Lr.source, "g");
+function zr(e) {
 	return function() {
 		return e;
 	};
 }
-function Rr(e) {
+function Br(e) {
 	return function(t) {
 		return e(t) + "";
 	};
 }
-function zr(e, t) {
-	var n = Fr.lastIndex = Ir.lastIndex = 0, r, i, a, o = -1, s = [], c = [];
-	for (e += "", t += ""; (r = Fr.exec(e)) && (i = Ir.exec(t));) (a = i.index) > n && (a = t.slice(n, a), s[o] ? s[o] += a : s[++o] = a), (r = r[0]) === (i = i[0]) ? s[o] ? s[o] += i : s[++o] = i : (s[++o] = null, c.push({
+function Vr(e, t) {
+	var n = Lr.lastIndex = Rr.lastIndex = 0, r, i, a, o = -1, s = [], c = [];
+	for (e += "", t += ""; (r = Lr.exec(e)) && (i = Rr.exec(t));) (a = i.index) > n && (a = t.slice(n, a), s[o] ? s[o] += a : s[++o] = a), (r = r[0]) === (i = i[0]) ? s[o] ? s[o] += i : s[++o] = i : (s[++o] = null, c.push({
 		i: o,
-		x: Nr(r, i)
-	})), n = Ir.lastIndex;
-	return n < t.length && (a = t.slice(n), s[o] ? s[o] += a : s[++o] = a), s.length < 2 ? c[0] ? Rr(c[0].x) : Lr(t) : (t = c.length, function(e) {
+		x: Fr(r, i)
+	})), n = Rr.lastIndex;
+	return n < t.length && (a = t.slice(n), s[o] ? s[o] += a : s[++o] = a), s.length < 2 ? c[0] ? Br(c[0].x) : zr(t) : (t = c.length, function(e) {
 		for (var n = 0, r; n < t; ++n) s[(r = c[n]).i] = r.x(e);
 		return s.join("");
 	});
 }
-function Br(e, t) {
+function Hr(e, t) {
 	var n = typeof t, r;
-	return t == null || n === "boolean" ? Sr(t) : (n === "number" ? Nr : n === "string" ? (r = kn(t)) ? (t = r, Or) : zr : t instanceof kn ? Or : t instanceof Date ? Mr : Ar(t) ? kr : Array.isArray(t) ? jr : typeof t.valueOf != "function" && typeof t.toString != "function" || isNaN(t) ? Pr : Nr)(e, t);
+	return t == null || n === "boolean" ? wr(t) : (n === "number" ? Fr : n === "string" ? (r = jn(t)) ? (t = r, Ar) : Vr : t instanceof jn ? Ar : t instanceof Date ? Pr : Mr(t) ? jr : Array.isArray(t) ? Nr : typeof t.valueOf != "function" && typeof t.toString != "function" || isNaN(t) ? Ir : Fr)(e, t);
 }
-function Vr(e, t) {
+function Ur(e, t) {
 	return e = +e, t = +t, function(n) {
 		return Math.round(e * (1 - n) + t * n);
 	};
 }
-var Hr = 1e-12;
-function Ur(e) {
+var Wr = 1e-12;
+function Gr(e) {
 	return ((e = Math.exp(e)) + 1 / e) / 2;
 }
-function Wr(e) {
+function Kr(e) {
 	return ((e = Math.exp(e)) - 1 / e) / 2;
 }
-function Gr(e) {
+function qr(e) {
 	return ((e = Math.exp(2 * e)) - 1) / (e + 1);
 }
 (function e(t, n, r) {
 	function i(e, i) {
 		var a = e[0], o = e[1], s = e[2], c = i[0], l = i[1], u = i[2], d = c - a, f = l - o, p = d * d + f * f, m, h;
-		if (p < Hr) h = Math.log(u / s) / t, m = function(e) {
+		if (p < Wr) h = Math.log(u / s) / t, m = function(e) {
 			return [
 				a + e * d,
 				o + e * f,
@@ -1686,11 +1695,11 @@ function Gr(e) {
 		else {
 			var g = Math.sqrt(p), _ = (u * u - s * s + r * p) / (2 * s * n * g), v = (u * u - s * s - r * p) / (2 * u * n * g), y = Math.log(Math.sqrt(_ * _ + 1) - _);
 			h = (Math.log(Math.sqrt(v * v + 1) - v) - y) / t, m = function(e) {
-				var r = e * h, i = Ur(y), c = s / (n * g) * (i * Gr(t * r + y) - Wr(y));
+				var r = e * h, i = Gr(y), c = s / (n * g) * (i * qr(t * r + y) - Kr(y));
 				return [
 					a + c * d,
 					o + c * f,
-					s * i / Ur(t * r + y)
+					s * i / Gr(t * r + y)
 				];
 			};
 		}
@@ -1701,11 +1710,11 @@ function Gr(e) {
 		return e(n, r, r * r);
 	}, i;
 })(Math.SQRT2, 2, 4);
-function Kr(e) {
+function Jr(e) {
 	return (function t(n) {
 		n = +n;
 		function r(t, r) {
-			var i = e((t = br(t)).h, (r = br(r)).h), a = Dr(t.s, r.s), o = Dr(t.l, r.l), s = Dr(t.opacity, r.opacity);
+			var i = e((t = Sr(t)).h, (r = Sr(r)).h), a = kr(t.s, r.s), o = kr(t.l, r.l), s = kr(t.opacity, r.opacity);
 			return function(e) {
 				return t.h = i(e), t.s = a(e), t.l = o(e ** +n), t.opacity = s(e), t + "";
 			};
@@ -1713,9 +1722,9 @@ function Kr(e) {
 		return r.gamma = t, r;
 	})(1);
 }
-Kr(Tr), Kr(Dr);
+Jr(Dr), Jr(kr);
 // node_modules/d3-scale/dist/d3-scale.mjs
-function qr(e, t) {
+function Yr(e, t) {
 	switch (arguments.length) {
 		case 0: break;
 		case 1:
@@ -1725,65 +1734,65 @@ function qr(e, t) {
 	}
 	return this;
 }
-function Jr(e) {
+function Xr(e) {
 	return function() {
 		return e;
 	};
 }
-function Yr(e) {
+function Zr(e) {
 	return +e;
 }
-var Xr = [0, 1];
-function Zr(e) {
+var Qr = [0, 1];
+function $r(e) {
 	return e;
 }
-function Qr(e, t) {
+function ei(e, t) {
 	return (t -= e = +e) ? function(n) {
 		return (n - e) / t;
-	} : Jr(isNaN(t) ? NaN : .5);
+	} : Xr(isNaN(t) ? NaN : .5);
 }
-function $r(e, t) {
+function ti(e, t) {
 	var n;
 	return e > t && (n = e, e = t, t = n), function(n) {
 		return Math.max(e, Math.min(t, n));
 	};
 }
-function ei(e, t, n) {
+function ni(e, t, n) {
 	var r = e[0], i = e[1], a = t[0], o = t[1];
-	return i < r ? (r = Qr(i, r), a = n(o, a)) : (r = Qr(r, i), a = n(a, o)), function(e) {
+	return i < r ? (r = ei(i, r), a = n(o, a)) : (r = ei(r, i), a = n(a, o)), function(e) {
 		return a(r(e));
 	};
 }
-function ti(e, t, n) {
+function ri(e, t, n) {
 	var r = Math.min(e.length, t.length) - 1, i = Array(r), a = Array(r), o = -1;
-	for (e[r] < e[0] && (e = e.slice().reverse(), t = t.slice().reverse()); ++o < r;) i[o] = Qr(e[o], e[o + 1]), a[o] = n(t[o], t[o + 1]);
+	for (e[r] < e[0] && (e = e.slice().reverse(), t = t.slice().reverse()); ++o < r;) i[o] = ei(e[o], e[o + 1]), a[o] = n(t[o], t[o + 1]);
 	return function(t) {
 		var n = Ye(e, t, 1, r) - 1;
 		return a[n](i[n](t));
 	};
 }
-function ni(e, t) {
+function ii(e, t) {
 	return t.domain(e.domain()).range(e.range()).interpolate(e.interpolate()).clamp(e.clamp()).unknown(e.unknown());
 }
-function ri() {
-	var e = Xr, t = Xr, n = Br, r, i, a, o = Zr, s, c, l;
+function ai() {
+	var e = Qr, t = Qr, n = Hr, r, i, a, o = $r, s, c, l;
 	function u() {
 		var n = Math.min(e.length, t.length);
-		return o !== Zr && (o = $r(e[0], e[n - 1])), s = n > 2 ? ti : ei, c = l = null, d;
+		return o !== $r && (o = ti(e[0], e[n - 1])), s = n > 2 ? ri : ni, c = l = null, d;
 	}
 	function d(i) {
 		return i == null || isNaN(i = +i) ? a : (c ||= s(e.map(r), t, n))(r(o(i)));
 	}
 	return d.invert = function(n) {
-		return o(i((l ||= s(t, e.map(r), Nr))(n)));
+		return o(i((l ||= s(t, e.map(r), Fr))(n)));
 	}, d.domain = function(t) {
-		return arguments.length ? (e = Array.from(t, Yr), u()) : e.slice();
+		return arguments.length ? (e = Array.from(t, Zr), u()) : e.slice();
 	}, d.range = function(e) {
 		return arguments.length ? (t = Array.from(e), u()) : t.slice();
 	}, d.rangeRound = function(e) {
-		return t = Array.from(e), n = Vr, u();
+		return t = Array.from(e), n = Ur, u();
 	}, d.clamp = function(e) {
-		return arguments.length ? (o = e ? !0 : Zr, u()) : o !== Zr;
+		return arguments.length ? (o = e ? !0 : $r, u()) : o !== $r;
 	}, d.interpolate = function(e) {
 		return arguments.length ? (n = e, u()) : n;
 	}, d.unknown = function(e) {
@@ -1792,35 +1801,35 @@ function ri() {
 		return r = e, i = t, u();
 	};
 }
-function ii() {
-	return ri()(Zr, Zr);
+function oi() {
+	return ai()($r, $r);
 }
-function ai(e, t, n, r) {
+function si(e, t, n, r) {
 	var i = st(e, t, n), a;
-	switch (r = xt(r ?? ",f"), r.type) {
+	switch (r = St(r ?? ",f"), r.type) {
 		case "s":
 			var o = Math.max(Math.abs(e), Math.abs(t));
-			return r.precision == null && !isNaN(a = It(i, o)) && (r.precision = a), Nt(r, o);
+			return r.precision == null && !isNaN(a = Lt(i, o)) && (r.precision = a), Pt(r, o);
 		case "":
 		case "e":
 		case "g":
 		case "p":
 		case "r":
-			r.precision == null && !isNaN(a = Lt(i, Math.max(Math.abs(e), Math.abs(t)))) && (r.precision = a - (r.type === "e"));
+			r.precision == null && !isNaN(a = Rt(i, Math.max(Math.abs(e), Math.abs(t)))) && (r.precision = a - (r.type === "e"));
 			break;
 		case "f":
-		case "%": r.precision == null && !isNaN(a = Ft(i)) && (r.precision = a - (r.type === "%") * 2);
+		case "%": r.precision == null && !isNaN(a = It(i)) && (r.precision = a - (r.type === "%") * 2);
 	}
 	return z(r);
 }
-function oi(e) {
+function ci(e) {
 	var t = e.domain;
 	return e.ticks = function(e) {
 		var n = t();
 		return at(n[0], n[n.length - 1], e ?? 10);
 	}, e.tickFormat = function(e, n) {
 		var r = t();
-		return ai(r[0], r[r.length - 1], e ?? 10, n);
+		return si(r[0], r[r.length - 1], e ?? 10, n);
 	}, e.nice = function(n) {
 		n ??= 10;
 		var r = t(), i = 0, a = r.length - 1, o = r[i], s = r[a], c, l, u = 10;
@@ -1835,13 +1844,13 @@ function oi(e) {
 	}, e;
 }
 function Z() {
-	var e = ii();
+	var e = oi();
 	return e.copy = function() {
-		return ni(e, Z());
-	}, qr.apply(e, arguments), oi(e);
+		return ii(e, Z());
+	}, Yr.apply(e, arguments), ci(e);
 }
 // src/draw/palette.ts
-function si(e, t) {
+function li(e, t) {
 	let n = Z().domain([
 		-2,
 		-1,
@@ -1851,7 +1860,7 @@ function si(e, t) {
 	]).range(e).clamp(!0);
 	return (e) => e > 0 ? n(Math.log2(e)) : t;
 }
-var ci = {
+var ui = {
 	light: {
 		ink: "#1c1e22",
 		muted: "#5a5f69",
@@ -1859,7 +1868,7 @@ var ci = {
 		accent: "#a8420a",
 		paper: "#fbfaf7",
 		dead: "#0d0f13",
-		load: si([
+		load: li([
 			"#24507f",
 			"#7fa3c7",
 			"#ece8df",
@@ -1874,7 +1883,7 @@ var ci = {
 		accent: "#ffa24d",
 		paper: "#15171b",
 		dead: "#000000",
-		load: si([
+		load: li([
 			"#1d4d86",
 			"#35597f",
 			"#565a60",
@@ -1884,23 +1893,884 @@ var ci = {
 	}
 };
 // src/draw/theme.ts
-function li(e) {
+function di(e) {
 	let [t, n] = I(() => matchMedia(e).matches);
 	return Te(() => {
 		let t = matchMedia(e), r = () => n(t.matches);
 		return r(), t.addEventListener("change", r), () => t.removeEventListener("change", r);
 	}, [e]), t;
 }
-function ui(e) {
-	let t = li("(prefers-color-scheme: dark)");
-	return li("print") ? "light" : e === "auto" ? t ? "dark" : "light" : e;
+function fi(e) {
+	let t = di("(prefers-color-scheme: dark)");
+	return di("print") ? "light" : e === "auto" ? t ? "dark" : "light" : e;
 }
-var di = M("light");
-function fi() {
-	return ci[ke(di)];
+var pi = M("light");
+function mi() {
+	return ui[ke(pi)];
+}
+// src/map/orders.ts
+function hi(e, t) {
+	return e.layers.map((n, r) => {
+		let i = e.counts(r), a = i.map((e, t) => t);
+		return t ? a.sort((e, t) => i[t] - i[e] || e - t) : a;
+	});
+}
+function gi(e, t, n) {
+	let r = e.counts(t)[n] ?? 0, i = e.loads(t)[n] ?? 0, a = r ? `${B(r)} rows, ${V(i)} an even share` : "no rows, never used";
+	return `Layer ${e.layer(t).index}, expert ${n}: ${a}.`;
+}
+// src/experts/facts.ts
+function _i(e, t, n) {
+	let { arrays: r, facts: i } = e, a = vi(r.top_tokens, t, n), o = vi(r.top_token_counts, t, n), s = vi(r.top_token_lift, t, n), c = vi(r.partner_lift, t, n);
+	return {
+		expert: n,
+		rows: e.counts(t)[n] ?? 0,
+		load: e.loads(t)[n] ?? 0,
+		tokens: a.map((e, t) => ({
+			text: i.strings[e],
+			count: o[t] ?? 0,
+			lift: s[t] ?? 0
+		})).filter(({ text: e, count: t }) => e !== void 0 && t > 0).map(({ text: e, count: t, lift: n }) => ({
+			text: W(e ?? null, null),
+			count: t,
+			lift: n
+		})),
+		partners: vi(r.partners, t, n).map((e, t) => ({
+			expert: e,
+			lift: c[t] ?? 0
+		})).filter(({ expert: n, lift: r }) => n < e.numExperts(t) && r > 0),
+		bins: vi(r.load_bins, t, n).map((n) => n * e.layer(t).num_experts)
+	};
+}
+function vi(e, t, n) {
+	if (!e) return [];
+	let r = e.shape[2] ?? 1;
+	return fn(e, t).slice(n * r, (n + 1) * r);
+}
+function yi(e, t) {
+	let [n] = fn(e.arrays.specialisation, t), [r] = fn(e.arrays.specialisation_baseline, t);
+	if (n === void 0 || r === void 0 || Number.isNaN(n)) return null;
+	let i = `Which token it is tells ${U(n)} nats about which expert takes it`;
+	return n > r ? `${i}; with the tokens shuffled it is ${U(r)}, so only what lies above that is specialisation.` : `${i}, no more than with the tokens shuffled (${U(r)}): no specialisation on single tokens shows.`;
+}
+// node_modules/d3-path/dist/d3-path.mjs
+var bi = Math.PI, xi = 2 * bi, Si = 1e-6, Ci = xi - Si;
+function wi(e) {
+	this._ += e[0];
+	for (let t = 1, n = e.length; t < n; ++t) this._ += arguments[t] + e[t];
+}
+function Ti(e) {
+	let t = Math.floor(e);
+	if (!(t >= 0)) throw Error(`invalid digits: ${e}`);
+	if (t > 15) return wi;
+	let n = 10 ** t;
+	return function(e) {
+		this._ += e[0];
+		for (let t = 1, r = e.length; t < r; ++t) this._ += Math.round(arguments[t] * n) / n + e[t];
+	};
+}
+function Ei(e, t, n, r) {
+	return e === n && t === r;
+}
+function Di(e) {
+	let t = Math.floor(e);
+	if (!(t <= 15)) return Ei;
+	let n = 10 ** t, r = function(e) {
+		return Math.round(e * n);
+	};
+	return function(e, t, n, i) {
+		return r(e) === r(n) && r(t) === r(i);
+	};
+}
+var Oi = class {
+	constructor(e) {
+		this._x0 = this._y0 = this._x1 = this._y1 = null, this._ = "", this._append = e == null ? wi : Ti(e), this._equal = e == null ? Ei : Di(e);
+	}
+	moveTo(e, t) {
+		this._append`M${this._x0 = this._x1 = +e},${this._y0 = this._y1 = +t}`;
+	}
+	closePath() {
+		this._x1 !== null && (this._x1 = this._x0, this._y1 = this._y0, this._append`Z`);
+	}
+	lineTo(e, t) {
+		this._append`L${this._x1 = +e},${this._y1 = +t}`;
+	}
+	quadraticCurveTo(e, t, n, r) {
+		this._append`Q${+e},${+t},${this._x1 = +n},${this._y1 = +r}`;
+	}
+	bezierCurveTo(e, t, n, r, i, a) {
+		this._append`C${+e},${+t},${+n},${+r},${this._x1 = +i},${this._y1 = +a}`;
+	}
+	arcTo(e, t, n, r, i) {
+		if (e = +e, t = +t, n = +n, r = +r, i = +i, i < 0) throw Error(`negative radius: ${i}`);
+		let a = this._x1, o = this._y1, s = n - e, c = r - t, l = a - e, u = o - t, d = l * l + u * u;
+		if (this._x1 === null) this._append`M${this._x1 = e},${this._y1 = t}`;
+		else if (d > Si) {
+			if (!(Math.abs(u * s - c * l) > Si) || !i) this._append`L${this._x1 = e},${this._y1 = t}`;
+			else {
+				let f = n - a, p = r - o, m = s * s + c * c, h = f * f + p * p, g = Math.sqrt(m), _ = Math.sqrt(d), v = i * Math.tan((bi - Math.acos((m + d - h) / (2 * g * _))) / 2), y = v / _, b = v / g;
+				Math.abs(y - 1) > Si && this._append`L${e + y * l},${t + y * u}`, this._append`A${i},${i},0,0,${+(u * f > l * p)},${this._x1 = e + b * s},${this._y1 = t + b * c}`;
+			}
+		}
+	}
+	arc(e, t, n, r, i, a) {
+		if (e = +e, t = +t, n = +n, a = !!a, n < 0) throw Error(`negative radius: ${n}`);
+		let o = n * Math.cos(r), s = n * Math.sin(r), c = e + o, l = t + s, u = 1 ^ a, d = a ? r - i : i - r;
+		if (this._x1 === null ? this._append`M${c},${l}` : (Math.abs(this._x1 - c) > Si || Math.abs(this._y1 - l) > Si) && this._append`L${c},${l}`, n) {
+			if (d < 0 && (d = d % xi + xi), d > Ci) this._append`A${n},${n},0,1,${u},${e - o},${t - s}A${n},${n},0,1,${u},${this._x1 = c},${this._y1 = l}`;
+			else if (d > Si) {
+				let a = e + n * Math.cos(i), o = t + n * Math.sin(i);
+				if (d >= bi && this._equal(c, l, a, o)) {
+					d /= 2;
+					let i = r + d;
+					this._append`A${n},${n},0,${+(d >= bi)},${u},${e + n * Math.cos(i)},${t + n * Math.sin(i)}`;
+				}
+				this._append`A${n},${n},0,${+(d >= bi)},${u},${this._x1 = a},${this._y1 = o}`;
+			}
+		}
+	}
+	rect(e, t, n, r) {
+		this._append`M${this._x0 = this._x1 = +e},${this._y0 = this._y1 = +t}h${n = +n}v${+r}h${-n}Z`;
+	}
+	toString() {
+		return this._;
+	}
+};
+Oi.prototype;
+// node_modules/d3-shape/dist/d3-shape.mjs
+function Q(e) {
+	return function() {
+		return e;
+	};
+}
+var ki = Math.cos, Ai = Math.sin, ji = Math.sqrt, Mi = 1e-12, Ni = Math.PI;
+Ni / 2;
+var Pi = 2 * Ni;
+function Fi(e) {
+	let t = 3;
+	return e.digits = function(n) {
+		if (!arguments.length) return t;
+		if (n == null) t = null;
+		else {
+			let e = Math.floor(n);
+			if (!(e >= 0)) throw RangeError(`invalid digits: ${n}`);
+			t = e;
+		}
+		return e;
+	}, () => new Oi(t);
+}
+Array.prototype.slice;
+function Ii(e) {
+	return typeof e == "object" && "length" in e ? e : Array.from(e);
+}
+function Li(e) {
+	this._context = e;
+}
+Li.prototype = {
+	areaStart: function() {
+		this._line = 0;
+	},
+	areaEnd: function() {
+		this._line = NaN;
+	},
+	lineStart: function() {
+		this._point = 0;
+	},
+	lineEnd: function() {
+		(this._line || this._line !== 0 && this._point === 1) && this._context.closePath(), this._line = 1 - this._line;
+	},
+	point: function(e, t) {
+		switch (e = +e, t = +t, this._point) {
+			case 0:
+				this._point = 1, this._line ? this._context.lineTo(e, t) : this._context.moveTo(e, t);
+				break;
+			case 1: this._point = 2;
+			default: this._context.lineTo(e, t);
+		}
+	}
+};
+function Ri(e) {
+	return new Li(e);
+}
+function zi(e) {
+	return e[0];
+}
+function Bi(e) {
+	return e[1];
+}
+function Vi(e, t) {
+	var n = Q(!0), r = null, i = Ri, a = null, o = Fi(s);
+	e = typeof e == "function" ? e : e === void 0 ? zi : Q(e), t = typeof t == "function" ? t : t === void 0 ? Bi : Q(t);
+	function s(s) {
+		var c, l = (s = Ii(s)).length, u, d = !1, f;
+		for (r ?? (a = i(f = o())), c = 0; c <= l; ++c) !(c < l && n(u = s[c], c, s)) === d && ((d = !d) ? a.lineStart() : a.lineEnd()), d && a.point(+e(u, c, s), +t(u, c, s));
+		if (f) return a = null, f + "" || null;
+	}
+	return s.x = function(t) {
+		return arguments.length ? (e = typeof t == "function" ? t : Q(+t), s) : e;
+	}, s.y = function(e) {
+		return arguments.length ? (t = typeof e == "function" ? e : Q(+e), s) : t;
+	}, s.defined = function(e) {
+		return arguments.length ? (n = typeof e == "function" ? e : Q(!!e), s) : n;
+	}, s.curve = function(e) {
+		return arguments.length ? (i = e, r != null && (a = i(r)), s) : i;
+	}, s.context = function(e) {
+		return arguments.length ? (e == null ? r = a = null : a = i(r = e), s) : r;
+	}, s;
+}
+function Hi(e, t, n) {
+	var r = null, i = Q(!0), a = null, o = Ri, s = null, c = Fi(l);
+	e = typeof e == "function" ? e : e === void 0 ? zi : Q(+e), t = typeof t == "function" ? t : Q(t === void 0 ? 0 : +t), n = typeof n == "function" ? n : n === void 0 ? Bi : Q(+n);
+	function l(l) {
+		var u, d, f, p = (l = Ii(l)).length, m, h = !1, g, _ = Array(p), v = Array(p);
+		for (a ?? (s = o(g = c())), u = 0; u <= p; ++u) {
+			if (!(u < p && i(m = l[u], u, l)) === h) {
+				if (h = !h) d = u, s.areaStart(), s.lineStart();
+				else {
+					for (s.lineEnd(), s.lineStart(), f = u - 1; f >= d; --f) s.point(_[f], v[f]);
+					s.lineEnd(), s.areaEnd();
+				}
+			}
+			h && (_[u] = +e(m, u, l), v[u] = +t(m, u, l), s.point(r ? +r(m, u, l) : _[u], n ? +n(m, u, l) : v[u]));
+		}
+		if (g) return s = null, g + "" || null;
+	}
+	function u() {
+		return Vi().defined(i).curve(o).context(a);
+	}
+	return l.x = function(t) {
+		return arguments.length ? (e = typeof t == "function" ? t : Q(+t), r = null, l) : e;
+	}, l.x0 = function(t) {
+		return arguments.length ? (e = typeof t == "function" ? t : Q(+t), l) : e;
+	}, l.x1 = function(e) {
+		return arguments.length ? (r = e == null ? null : typeof e == "function" ? e : Q(+e), l) : r;
+	}, l.y = function(e) {
+		return arguments.length ? (t = typeof e == "function" ? e : Q(+e), n = null, l) : t;
+	}, l.y0 = function(e) {
+		return arguments.length ? (t = typeof e == "function" ? e : Q(+e), l) : t;
+	}, l.y1 = function(e) {
+		return arguments.length ? (n = e == null ? null : typeof e == "function" ? e : Q(+e), l) : n;
+	}, l.lineX0 = l.lineY0 = function() {
+		return u().x(e).y(t);
+	}, l.lineY1 = function() {
+		return u().x(e).y(n);
+	}, l.lineX1 = function() {
+		return u().x(r).y(t);
+	}, l.defined = function(e) {
+		return arguments.length ? (i = typeof e == "function" ? e : Q(!!e), l) : i;
+	}, l.curve = function(e) {
+		return arguments.length ? (o = e, a != null && (s = o(a)), l) : o;
+	}, l.context = function(e) {
+		return arguments.length ? (e == null ? a = s = null : s = o(a = e), l) : a;
+	}, l;
+}
+Wi(Ri);
+function Ui(e) {
+	this._curve = e;
+}
+Ui.prototype = {
+	areaStart: function() {
+		this._curve.areaStart();
+	},
+	areaEnd: function() {
+		this._curve.areaEnd();
+	},
+	lineStart: function() {
+		this._curve.lineStart();
+	},
+	lineEnd: function() {
+		this._curve.lineEnd();
+	},
+	point: function(e, t) {
+		this._curve.point(t * Math.sin(e), t * -Math.cos(e));
+	}
+};
+function Wi(e) {
+	function t(t) {
+		return new Ui(e(t));
+	}
+	return t._curve = e, t;
+}
+ji(3), ji(1 / 3) * 2;
+var Gi = Ai(Ni / 10) / Ai(7 * Ni / 10);
+Ai(Pi / 10) * Gi, -ki(Pi / 10) * Gi, ji(3), ji(3), ji(3) / 2, (1 / ji(12) / 2 + 1) * 3;
+function Ki() {}
+function qi(e, t, n) {
+	e._context.bezierCurveTo((2 * e._x0 + e._x1) / 3, (2 * e._y0 + e._y1) / 3, (e._x0 + 2 * e._x1) / 3, (e._y0 + 2 * e._y1) / 3, (e._x0 + 4 * e._x1 + t) / 6, (e._y0 + 4 * e._y1 + n) / 6);
+}
+function Ji(e) {
+	this._context = e;
+}
+Ji.prototype = {
+	areaStart: function() {
+		this._line = 0;
+	},
+	areaEnd: function() {
+		this._line = NaN;
+	},
+	lineStart: function() {
+		this._x0 = this._x1 = this._y0 = this._y1 = NaN, this._point = 0;
+	},
+	lineEnd: function() {
+		switch (this._point) {
+			case 3: qi(this, this._x1, this._y1);
+			case 2: this._context.lineTo(this._x1, this._y1);
+		}
+		(this._line || this._line !== 0 && this._point === 1) && this._context.closePath(), this._line = 1 - this._line;
+	},
+	point: function(e, t) {
+		switch (e = +e, t = +t, this._point) {
+			case 0:
+				this._point = 1, this._line ? this._context.lineTo(e, t) : this._context.moveTo(e, t);
+				break;
+			case 1:
+				this._point = 2;
+				break;
+			case 2: this._point = 3, this._context.lineTo((5 * this._x0 + this._x1) / 6, (5 * this._y0 + this._y1) / 6);
+			default: qi(this, e, t);
+		}
+		this._x0 = this._x1, this._x1 = e, this._y0 = this._y1, this._y1 = t;
+	}
+};
+function Yi(e, t) {
+	this._basis = new Ji(e), this._beta = t;
+}
+Yi.prototype = {
+	lineStart: function() {
+		this._x = [], this._y = [], this._basis.lineStart();
+	},
+	lineEnd: function() {
+		var e = this._x, t = this._y, n = e.length - 1;
+		if (n > 0) for (var r = e[0], i = t[0], a = e[n] - r, o = t[n] - i, s = -1, c; ++s <= n;) c = s / n, this._basis.point(this._beta * e[s] + (1 - this._beta) * (r + c * a), this._beta * t[s] + (1 - this._beta) * (i + c * o));
+		this._x = this._y = null, this._basis.lineEnd();
+	},
+	point: function(e, t) {
+		this._x.push(+e), this._y.push(+t);
+	}
+}, (function e(t) {
+	function n(e) {
+		return t === 1 ? new Ji(e) : new Yi(e, t);
+	}
+	return n.beta = function(t) {
+		return e(+t);
+	}, n;
+})(.85);
+function Xi(e, t, n) {
+	e._context.bezierCurveTo(e._x1 + e._k * (e._x2 - e._x0), e._y1 + e._k * (e._y2 - e._y0), e._x2 + e._k * (e._x1 - t), e._y2 + e._k * (e._y1 - n), e._x2, e._y2);
+}
+function Zi(e, t) {
+	this._context = e, this._k = (1 - t) / 6;
+}
+Zi.prototype = {
+	areaStart: function() {
+		this._line = 0;
+	},
+	areaEnd: function() {
+		this._line = NaN;
+	},
+	lineStart: function() {
+		this._x0 = this._x1 = this._x2 = this._y0 = this._y1 = this._y2 = NaN, this._point = 0;
+	},
+	lineEnd: function() {
+		switch (this._point) {
+			case 2:
+				this._context.lineTo(this._x2, this._y2);
+				break;
+			case 3: Xi(this, this._x1, this._y1);
+		}
+		(this._line || this._line !== 0 && this._point === 1) && this._context.closePath(), this._line = 1 - this._line;
+	},
+	point: function(e, t) {
+		switch (e = +e, t = +t, this._point) {
+			case 0:
+				this._point = 1, this._line ? this._context.lineTo(e, t) : this._context.moveTo(e, t);
+				break;
+			case 1:
+				this._point = 2, this._x1 = e, this._y1 = t;
+				break;
+			case 2: this._point = 3;
+			default: Xi(this, e, t);
+		}
+		this._x0 = this._x1, this._x1 = this._x2, this._x2 = e, this._y0 = this._y1, this._y1 = this._y2, this._y2 = t;
+	}
+}, (function e(t) {
+	function n(e) {
+		return new Zi(e, t);
+	}
+	return n.tension = function(t) {
+		return e(+t);
+	}, n;
+})(0);
+function Qi(e, t) {
+	this._context = e, this._k = (1 - t) / 6;
+}
+Qi.prototype = {
+	areaStart: Ki,
+	areaEnd: Ki,
+	lineStart: function() {
+		this._x0 = this._x1 = this._x2 = this._x3 = this._x4 = this._x5 = this._y0 = this._y1 = this._y2 = this._y3 = this._y4 = this._y5 = NaN, this._point = 0;
+	},
+	lineEnd: function() {
+		switch (this._point) {
+			case 1:
+				this._context.moveTo(this._x3, this._y3), this._context.closePath();
+				break;
+			case 2:
+				this._context.lineTo(this._x3, this._y3), this._context.closePath();
+				break;
+			case 3: this.point(this._x3, this._y3), this.point(this._x4, this._y4), this.point(this._x5, this._y5);
+		}
+	},
+	point: function(e, t) {
+		switch (e = +e, t = +t, this._point) {
+			case 0:
+				this._point = 1, this._x3 = e, this._y3 = t;
+				break;
+			case 1:
+				this._point = 2, this._context.moveTo(this._x4 = e, this._y4 = t);
+				break;
+			case 2:
+				this._point = 3, this._x5 = e, this._y5 = t;
+				break;
+			default: Xi(this, e, t);
+		}
+		this._x0 = this._x1, this._x1 = this._x2, this._x2 = e, this._y0 = this._y1, this._y1 = this._y2, this._y2 = t;
+	}
+}, (function e(t) {
+	function n(e) {
+		return new Qi(e, t);
+	}
+	return n.tension = function(t) {
+		return e(+t);
+	}, n;
+})(0);
+function $i(e, t) {
+	this._context = e, this._k = (1 - t) / 6;
+}
+$i.prototype = {
+	areaStart: function() {
+		this._line = 0;
+	},
+	areaEnd: function() {
+		this._line = NaN;
+	},
+	lineStart: function() {
+		this._x0 = this._x1 = this._x2 = this._y0 = this._y1 = this._y2 = NaN, this._point = 0;
+	},
+	lineEnd: function() {
+		(this._line || this._line !== 0 && this._point === 3) && this._context.closePath(), this._line = 1 - this._line;
+	},
+	point: function(e, t) {
+		switch (e = +e, t = +t, this._point) {
+			case 0:
+				this._point = 1;
+				break;
+			case 1:
+				this._point = 2;
+				break;
+			case 2:
+				this._point = 3, this._line ? this._context.lineTo(this._x2, this._y2) : this._context.moveTo(this._x2, this._y2);
+				break;
+			case 3: this._point = 4;
+			default: Xi(this, e, t);
+		}
+		this._x0 = this._x1, this._x1 = this._x2, this._x2 = e, this._y0 = this._y1, this._y1 = this._y2, this._y2 = t;
+	}
+}, (function e(t) {
+	function n(e) {
+		return new $i(e, t);
+	}
+	return n.tension = function(t) {
+		return e(+t);
+	}, n;
+})(0);
+function ea(e, t, n) {
+	var r = e._x1, i = e._y1, a = e._x2, o = e._y2;
+	if (e._l01_a > Mi) {
+		var s = 2 * e._l01_2a + 3 * e._l01_a * e._l12_a + e._l12_2a, c = 3 * e._l01_a * (e._l01_a + e._l12_a);
+		r = (r * s - e._x0 * e._l12_2a + e._x2 * e._l01_2a) / c, i = (i * s - e._y0 * e._l12_2a + e._y2 * e._l01_2a) / c;
+	}
+	if (e._l23_a > Mi) {
+		var l = 2 * e._l23_2a + 3 * e._l23_a * e._l12_a + e._l12_2a, u = 3 * e._l23_a * (e._l23_a + e._l12_a);
+		a = (a * l + e._x1 * e._l23_2a - t * e._l12_2a) / u, o = (o * l + e._y1 * e._l23_2a - n * e._l12_2a) / u;
+	}
+	e._context.bezierCurveTo(r, i, a, o, e._x2, e._y2);
+}
+function ta(e, t) {
+	this._context = e, this._alpha = t;
+}
+ta.prototype = {
+	areaStart: function() {
+		this._line = 0;
+	},
+	areaEnd: function() {
+		this._line = NaN;
+	},
+	lineStart: function() {
+		this._x0 = this._x1 = this._x2 = this._y0 = this._y1 = this._y2 = NaN, this._l01_a = this._l12_a = this._l23_a = this._l01_2a = this._l12_2a = this._l23_2a = this._point = 0;
+	},
+	lineEnd: function() {
+		switch (this._point) {
+			case 2:
+				this._context.lineTo(this._x2, this._y2);
+				break;
+			case 3: this.point(this._x2, this._y2);
+		}
+		(this._line || this._line !== 0 && this._point === 1) && this._context.closePath(), this._line = 1 - this._line;
+	},
+	point: function(e, t) {
+		if (e = +e, t = +t, this._point) {
+			var n = this._x2 - e, r = this._y2 - t;
+			this._l23_a = Math.sqrt(this._l23_2a = (n * n + r * r) ** +this._alpha);
+		}
+		switch (this._point) {
+			case 0:
+				this._point = 1, this._line ? this._context.lineTo(e, t) : this._context.moveTo(e, t);
+				break;
+			case 1:
+				this._point = 2;
+				break;
+			case 2: this._point = 3;
+			default: ea(this, e, t);
+		}
+		this._l01_a = this._l12_a, this._l12_a = this._l23_a, this._l01_2a = this._l12_2a, this._l12_2a = this._l23_2a, this._x0 = this._x1, this._x1 = this._x2, this._x2 = e, this._y0 = this._y1, this._y1 = this._y2, this._y2 = t;
+	}
+}, (function e(t) {
+	function n(e) {
+		return t ? new ta(e, t) : new Zi(e, 0);
+	}
+	return n.alpha = function(t) {
+		return e(+t);
+	}, n;
+})(.5);
+function na(e, t) {
+	this._context = e, this._alpha = t;
+}
+na.prototype = {
+	areaStart: Ki,
+	areaEnd: Ki,
+	lineStart: function() {
+		this._x0 = this._x1 = this._x2 = this._x3 = this._x4 = this._x5 = this._y0 = this._y1 = this._y2 = this._y3 = this._y4 = this._y5 = NaN, this._l01_a = this._l12_a = this._l23_a = this._l01_2a = this._l12_2a = this._l23_2a = this._point = 0;
+	},
+	lineEnd: function() {
+		switch (this._point) {
+			case 1:
+				this._context.moveTo(this._x3, this._y3), this._context.closePath();
+				break;
+			case 2:
+				this._context.lineTo(this._x3, this._y3), this._context.closePath();
+				break;
+			case 3: this.point(this._x3, this._y3), this.point(this._x4, this._y4), this.point(this._x5, this._y5);
+		}
+	},
+	point: function(e, t) {
+		if (e = +e, t = +t, this._point) {
+			var n = this._x2 - e, r = this._y2 - t;
+			this._l23_a = Math.sqrt(this._l23_2a = (n * n + r * r) ** +this._alpha);
+		}
+		switch (this._point) {
+			case 0:
+				this._point = 1, this._x3 = e, this._y3 = t;
+				break;
+			case 1:
+				this._point = 2, this._context.moveTo(this._x4 = e, this._y4 = t);
+				break;
+			case 2:
+				this._point = 3, this._x5 = e, this._y5 = t;
+				break;
+			default: ea(this, e, t);
+		}
+		this._l01_a = this._l12_a, this._l12_a = this._l23_a, this._l01_2a = this._l12_2a, this._l12_2a = this._l23_2a, this._x0 = this._x1, this._x1 = this._x2, this._x2 = e, this._y0 = this._y1, this._y1 = this._y2, this._y2 = t;
+	}
+}, (function e(t) {
+	function n(e) {
+		return t ? new na(e, t) : new Qi(e, 0);
+	}
+	return n.alpha = function(t) {
+		return e(+t);
+	}, n;
+})(.5);
+function ra(e, t) {
+	this._context = e, this._alpha = t;
+}
+ra.prototype = {
+	areaStart: function() {
+		this._line = 0;
+	},
+	areaEnd: function() {
+		this._line = NaN;
+	},
+	lineStart: function() {
+		this._x0 = this._x1 = this._x2 = this._y0 = this._y1 = this._y2 = NaN, this._l01_a = this._l12_a = this._l23_a = this._l01_2a = this._l12_2a = this._l23_2a = this._point = 0;
+	},
+	lineEnd: function() {
+		(this._line || this._line !== 0 && this._point === 3) && this._context.closePath(), this._line = 1 - this._line;
+	},
+	point: function(e, t) {
+		if (e = +e, t = +t, this._point) {
+			var n = this._x2 - e, r = this._y2 - t;
+			this._l23_a = Math.sqrt(this._l23_2a = (n * n + r * r) ** +this._alpha);
+		}
+		switch (this._point) {
+			case 0:
+				this._point = 1;
+				break;
+			case 1:
+				this._point = 2;
+				break;
+			case 2:
+				this._point = 3, this._line ? this._context.lineTo(this._x2, this._y2) : this._context.moveTo(this._x2, this._y2);
+				break;
+			case 3: this._point = 4;
+			default: ea(this, e, t);
+		}
+		this._l01_a = this._l12_a, this._l12_a = this._l23_a, this._l01_2a = this._l12_2a, this._l12_2a = this._l23_2a, this._x0 = this._x1, this._x1 = this._x2, this._x2 = e, this._y0 = this._y1, this._y1 = this._y2, this._y2 = t;
+	}
+}, (function e(t) {
+	function n(e) {
+		return t ? new ra(e, t) : new $i(e, 0);
+	}
+	return n.alpha = function(t) {
+		return e(+t);
+	}, n;
+})(.5);
+function ia(e) {
+	return e < 0 ? -1 : 1;
+}
+function aa(e, t, n) {
+	var r = e._x1 - e._x0, i = t - e._x1, a = (e._y1 - e._y0) / (r || i < 0 && -0), o = (n - e._y1) / (i || r < 0 && -0), s = (a * i + o * r) / (r + i);
+	return (ia(a) + ia(o)) * Math.min(Math.abs(a), Math.abs(o), .5 * Math.abs(s)) || 0;
+}
+function oa(e, t) {
+	var n = e._x1 - e._x0;
+	return n ? (3 * (e._y1 - e._y0) / n - t) / 2 : t;
+}
+function sa(e, t, n) {
+	var r = e._x0, i = e._y0, a = e._x1, o = e._y1, s = (a - r) / 3;
+	e._context.bezierCurveTo(r + s, i + s * t, a - s, o - s * n, a, o);
+}
+function ca(e) {
+	this._context = e;
+}
+ca.prototype = {
+	areaStart: function() {
+		this._line = 0;
+	},
+	areaEnd: function() {
+		this._line = NaN;
+	},
+	lineStart: function() {
+		this._x0 = this._x1 = this._y0 = this._y1 = this._t0 = NaN, this._point = 0;
+	},
+	lineEnd: function() {
+		switch (this._point) {
+			case 2:
+				this._context.lineTo(this._x1, this._y1);
+				break;
+			case 3: sa(this, this._t0, oa(this, this._t0));
+		}
+		(this._line || this._line !== 0 && this._point === 1) && this._context.closePath(), this._line = 1 - this._line;
+	},
+	point: function(e, t) {
+		var n = NaN;
+		if (e = +e, t = +t, e !== this._x1 || t !== this._y1) {
+			switch (this._point) {
+				case 0:
+					this._point = 1, this._line ? this._context.lineTo(e, t) : this._context.moveTo(e, t);
+					break;
+				case 1:
+					this._point = 2;
+					break;
+				case 2:
+					this._point = 3, sa(this, oa(this, n = aa(this, e, t)), n);
+					break;
+				default: sa(this, this._t0, n = aa(this, e, t));
+			}
+			this._x0 = this._x1, this._x1 = e, this._y0 = this._y1, this._y1 = t, this._t0 = n;
+		}
+	}
+}, Object.create(ca.prototype).point = function(e, t) {
+	ca.prototype.point.call(this, t, e);
+};
+function la(e, t) {
+	this._context = e, this._t = t;
+}
+la.prototype = {
+	areaStart: function() {
+		this._line = 0;
+	},
+	areaEnd: function() {
+		this._line = NaN;
+	},
+	lineStart: function() {
+		this._x = this._y = NaN, this._point = 0;
+	},
+	lineEnd: function() {
+		0 < this._t && this._t < 1 && this._point === 2 && this._context.lineTo(this._x, this._y), (this._line || this._line !== 0 && this._point === 1) && this._context.closePath(), this._line >= 0 && (this._t = 1 - this._t, this._line = 1 - this._line);
+	},
+	point: function(e, t) {
+		switch (e = +e, t = +t, this._point) {
+			case 0:
+				this._point = 1, this._line ? this._context.lineTo(e, t) : this._context.moveTo(e, t);
+				break;
+			case 1: this._point = 2;
+			default: if (this._t <= 0) this._context.lineTo(this._x, t), this._context.lineTo(e, t);
+			else {
+				var n = this._x * (1 - this._t) + e * this._t;
+				this._context.lineTo(n, this._y), this._context.lineTo(n, t);
+			}
+		}
+		this._x = e, this._y = t;
+	}
+};
+function ua(e) {
+	return new la(e, 1);
+}
+// src/experts/Sparkline.tsx
+var da = 90, fa = 22;
+function pa({ values: e }) {
+	if (e.length < 2) return /* @__PURE__ */ R(b, { children: "–" });
+	let t = Z().domain([0, e.length]).range([0, da]), n = Z().domain([0, dt(e) || 1]).range([21, 1]), r = Hi((e, n) => t(n), 21, (e) => n(e)).curve(ua);
+	return /* @__PURE__ */ R("svg", {
+		class: "sparkline",
+		width: da,
+		height: fa,
+		role: "img",
+		"aria-label": `Load over the trace, between ${V(ft(e) ?? 0)} and ${V(dt(e) ?? 0)} an even share`,
+		children: /* @__PURE__ */ R("path", { d: r([...e, e[e.length - 1]]) ?? "" })
+	});
+}
+// src/experts/Experts.tsx
+var ma = 12, ha = [
+	"expert",
+	"load",
+	"over the trace",
+	"takes most",
+	"chosen together with"
+];
+function ga({ trace: e, selection: t, select: n }) {
+	let [r, i] = I(!1), { layer: a, expert: o } = t, s = L(() => hi(e, !0)[a] ?? [], [e, a]), c = s.slice(0, ma), l = r ? s : c.includes(o) || !s.includes(o) ? c : [o, ...c], u = yi(e, a), d = e.layer(a).index;
+	return /* @__PURE__ */ R("div", {
+		class: "experts",
+		children: [
+			u && /* @__PURE__ */ R("p", { children: u }),
+			/* @__PURE__ */ R(Yt, {
+				label: `Experts of layer ${d} of ${e.name}`,
+				columns: ha,
+				children: l.map((t) => /* @__PURE__ */ R(_a, {
+					facts: _i(e, a, t),
+					isSelected: t === o,
+					choose: () => n({
+						expert: t,
+						quantity: "expert"
+					})
+				}, t))
+			}),
+			s.length > c.length && /* @__PURE__ */ R("button", {
+				type: "button",
+				onClick: () => i(!r),
+				children: r ? `the busiest ${ma}` : `all ${B(s.length)} experts`
+			})
+		]
+	});
+}
+function _a({ facts: e, isSelected: t, choose: n }) {
+	let { expert: r, rows: i, load: a, tokens: o, partners: s, bins: c } = e;
+	return /* @__PURE__ */ R("tr", {
+		class: t ? "selected" : void 0,
+		children: [
+			/* @__PURE__ */ R("th", {
+				scope: "row",
+				children: /* @__PURE__ */ R("button", {
+					type: "button",
+					"aria-pressed": t,
+					title: "Colour the text by this expert",
+					onClick: n,
+					children: r
+				})
+			}),
+			/* @__PURE__ */ R("td", { children: [i ? V(a) : "never used", /* @__PURE__ */ R("span", {
+				class: "fine",
+				children: [
+					" ",
+					B(i),
+					" rows"
+				]
+			})] }),
+			/* @__PURE__ */ R("td", { children: /* @__PURE__ */ R(pa, { values: c }) }),
+			/* @__PURE__ */ R("td", {
+				class: "tokens",
+				children: [o.map(({ text: e, count: t, lift: n }, r) => /* @__PURE__ */ R("span", {
+					class: "chip plain",
+					title: `${B(t)} rows, ${U(n)} times its share`,
+					children: [/* @__PURE__ */ R("bdi", { children: e }), /* @__PURE__ */ R("sub", { children: [U(n), "×"] })]
+				}, r)), o.length === 0 && "–"]
+			}),
+			/* @__PURE__ */ R("td", { children: [s.map(({ expert: e, lift: t }) => /* @__PURE__ */ R("span", {
+				class: "partner",
+				children: [e, /* @__PURE__ */ R("sub", { children: V(t) })]
+			}, e)), s.length === 0 && "–"] })
+		]
+	});
+}
+// src/header.tsx
+var va = [
+	["verdict", "Verdict"],
+	["map", "Map"],
+	["text", "Text"],
+	["walk", "Walk"],
+	["experts", "Experts"],
+	["size", "Size"],
+	["limits", "Limits"]
+];
+function ya({ title: e, traces: t, theme: n, setTheme: r, has: i }) {
+	let a = va.filter(([e]) => i[e] ?? !0), o = [...new Set(t.flatMap(({ facts: e }) => [e.note, e.cut].filter((e) => e !== null)))];
+	return /* @__PURE__ */ R("header", { children: [
+		/* @__PURE__ */ R("div", {
+			class: "bar",
+			children: [/* @__PURE__ */ R("nav", {
+				"aria-label": "Parts of this page",
+				children: a.map(([e, t]) => /* @__PURE__ */ R("a", {
+					href: `#${e}`,
+					onClick: ba,
+					children: t
+				}, e))
+			}), /* @__PURE__ */ R("label", {
+				class: "theme",
+				children: [/* @__PURE__ */ R("span", { children: "Colours" }), /* @__PURE__ */ R("select", {
+					"aria-label": "Colours",
+					value: n,
+					onChange: (e) => r(e.currentTarget.value),
+					children: [
+						/* @__PURE__ */ R("option", {
+							value: "auto",
+							children: "as the system"
+						}),
+						/* @__PURE__ */ R("option", {
+							value: "light",
+							children: "light"
+						}),
+						/* @__PURE__ */ R("option", {
+							value: "dark",
+							children: "dark"
+						})
+					]
+				})]
+			})]
+		}),
+		/* @__PURE__ */ R("h1", { children: e }),
+		o.map((e) => /* @__PURE__ */ R("p", {
+			class: "note",
+			children: e
+		}, e))
+	] });
+}
+function ba(e) {
+	let t = e.currentTarget.getRootNode();
+	e.preventDefault(), t.getElementById(e.currentTarget.hash.slice(1))?.scrollIntoView();
 }
 // src/draw/canvas.tsx
-function pi() {
+function xa() {
 	let e = De(null), [t, n] = I(0);
 	return Ee(() => {
 		let t = e.current;
@@ -1909,7 +2779,7 @@ function pi() {
 		return n(t.clientWidth), r.observe(t), () => r.disconnect();
 	}, []), [e, t];
 }
-function mi({ width: e, height: t, draw: n, class: r }) {
+function Sa({ width: e, height: t, draw: n, class: r }) {
 	let i = De(null);
 	return Te(() => {
 		let r = i.current, a = r?.getContext("2d");
@@ -1931,47 +2801,47 @@ function mi({ width: e, height: t, draw: n, class: r }) {
 	});
 }
 // src/map/draw.ts
-var hi = "11px system-ui, sans-serif", gi = 13;
-function _i(e, t, n, r, i) {
-	e.clearRect(0, 0, t.plotRight + 20, t.height), e.font = hi, e.textBaseline = "middle", yi(e, t, n, i);
-	for (let a = 0; a < t.numLayers; a++) bi(e, t, n.loads(a), r[a] ?? [], a, i);
-	Si(e, t, n, i);
+var Ca = "11px system-ui, sans-serif", wa = 13;
+function Ta(e, t, n, r, i) {
+	e.clearRect(0, 0, t.plotRight + 20, t.height), e.font = Ca, e.textBaseline = "middle", Da(e, t, n, i);
+	for (let a = 0; a < t.numLayers; a++) Oa(e, t, n.loads(a), r[a] ?? [], a, i);
+	Aa(e, t, n, i);
 }
-function vi(e, t) {
+function Ea(e, t) {
 	return e.top + (t + .5) * e.rowHeight;
 }
-function yi(e, t, n, r) {
-	let i = Math.ceil(gi / t.rowHeight);
+function Da(e, t, n, r) {
+	let i = Math.ceil(wa / t.rowHeight);
 	e.fillStyle = r.muted, e.textAlign = "right";
-	for (let r = 0; r < t.numLayers; r += i) e.fillText(String(n.layer(r).index), t.left - 7, vi(t, r));
+	for (let r = 0; r < t.numLayers; r += i) e.fillText(String(n.layer(r).index), t.left - 7, Ea(t, r));
 	e.textAlign = "left", e.fillText(t.right > 260 ? "layer, and its experts" : "layer", 0, 9);
 }
-function bi(e, t, n, r, i, a) {
+function Oa(e, t, n, r, i, a) {
 	let o = t.cellWidth(i), s = +(o > 5), c = t.top + i * t.rowHeight;
 	r.forEach((r, i) => {
 		let l = n[r] ?? 0, u = t.left + i * o;
-		e.fillStyle = a.load(l), e.fillRect(u, c, Math.max(.5, o - s), t.rowHeight - 1), l === 0 && o > 7 && xi(e, u, c, o - s, t.rowHeight - 1, a);
+		e.fillStyle = a.load(l), e.fillRect(u, c, Math.max(.5, o - s), t.rowHeight - 1), l === 0 && o > 7 && ka(e, u, c, o - s, t.rowHeight - 1, a);
 	});
 }
-function xi(e, t, n, r, i, a) {
+function ka(e, t, n, r, i, a) {
 	let o = Math.min(r, i) / 5, [s, c] = [t + r / 2, n + i / 2];
 	e.strokeStyle = a.muted, e.lineWidth = 1, e.beginPath(), e.moveTo(s - o, c - o), e.lineTo(s + o, c + o), e.moveTo(s + o, c - o), e.lineTo(s - o, c + o), e.stroke();
 }
-function Si(e, t, n, r) {
-	let i = n.layers.map((e, t) => n.passRatios(t).sort((e, t) => e - t)), a = n.layers.map((e, t) => dt(n.loads(t)) ?? 0), o = Math.max(...a, ...i.map((e) => ft(e, .95) ?? 0), 1.5), s = Z().domain([1, o]).range([t.plotLeft, t.plotRight]).nice(4);
-	Ci(e, t, s, r);
+function Aa(e, t, n, r) {
+	let i = n.layers.map((e, t) => n.passRatios(t).sort((e, t) => e - t)), a = n.layers.map((e, t) => dt(n.loads(t)) ?? 0), o = Math.max(...a, ...i.map((e) => pt(e, .95) ?? 0), 1.5), s = Z().domain([1, o]).range([t.plotLeft, t.plotRight]).nice(4);
+	ja(e, t, s, r);
 	for (let n = 0; n < t.numLayers; n++) {
-		let o = vi(t, n), c = i[n] ?? [], l = [.05, .95].map((e) => s(ft(c, e) ?? 1));
+		let o = Ea(t, n), c = i[n] ?? [], l = [.05, .95].map((e) => s(pt(c, e) ?? 1));
 		e.strokeStyle = r.muted, e.lineWidth = Math.min(3, t.rowHeight / 4), e.beginPath(), e.moveTo(l[0], o), e.lineTo(l[1], o), e.stroke(), e.fillStyle = r.accent, e.beginPath(), e.arc(s(Math.max(1, a[n])), o, Math.min(4, t.rowHeight / 3), 0, 2 * Math.PI), e.fill();
 	}
 }
-function Ci(e, t, n, r) {
+function ja(e, t, n, r) {
 	let i = n.domain()[1];
 	e.textAlign = "center";
 	for (let a of [1, i]) e.fillStyle = r.muted, e.fillText(`${a} ×`, n(a), 9), e.fillStyle = r.rule, e.fillRect(n(a), t.top - 4, 1, t.numLayers * t.rowHeight + 4);
 }
 // src/map/LoadLegend.tsx
-var wi = [
+var Ma = [
 	[0, "none"],
 	[.25, "≤ ¼"],
 	[.5, "½"],
@@ -1979,32 +2849,32 @@ var wi = [
 	[2, "2 ×"],
 	[4, "≥ 4 ×"]
 ];
-function Ti() {
-	let e = fi();
+function Na() {
+	let e = mi();
 	return /* @__PURE__ */ R("ul", {
 		class: "legend",
 		"aria-label": "Load of an expert, as a multiple of an even share",
-		children: wi.map(([t, n]) => /* @__PURE__ */ R("li", { children: [/* @__PURE__ */ R("i", { style: { background: e.load(t) } }), n] }, n))
+		children: Ma.map(([t, n]) => /* @__PURE__ */ R("li", { children: [/* @__PURE__ */ R("i", { style: { background: e.load(t) } }), n] }, n))
 	});
 }
 // src/map/layout.ts
-var Ei = 30, Di = 22, Oi = 480;
-function ki(e, t) {
-	let n = t.length, r = Math.max(9, Math.min(30, Math.floor(Oi / Math.max(1, n)))), i = Math.max(31, e - (e < 480 ? 84 : 170));
+var Pa = 30, Fa = 22, Ia = 480;
+function La(e, t) {
+	let n = t.length, r = Math.max(9, Math.min(30, Math.floor(Ia / Math.max(1, n)))), i = Math.max(31, e - (e < 480 ? 84 : 170));
 	return {
-		left: Ei,
-		top: Di,
+		left: Pa,
+		top: Fa,
 		rowHeight: r,
-		height: Di + n * r + 4,
+		height: Fa + n * r + 4,
 		right: i,
 		plotLeft: i + 18,
 		plotRight: Math.max(i + 19, e - 10),
 		numLayers: n,
-		cellWidth: (e) => (i - Ei) / Math.max(1, t[e] ?? 1),
+		cellWidth: (e) => (i - Pa) / Math.max(1, t[e] ?? 1),
 		numColumns: t
 	};
 }
-function Ai(e, t, n) {
+function Ra(e, t, n) {
 	let r = Math.floor((n - e.top) / e.rowHeight);
 	if (r < 0 || r >= e.numLayers) return null;
 	let i = Math.floor((t - e.left) / e.cellWidth(r));
@@ -2013,7 +2883,7 @@ function Ai(e, t, n) {
 		column: i
 	};
 }
-function ji({ layer: e, column: t }, n, r) {
+function za({ layer: e, column: t }, n, r) {
 	let i = {
 		ArrowLeft: {
 			layer: e,
@@ -2056,8 +2926,8 @@ function ji({ layer: e, column: t }, n, r) {
 	};
 }
 // src/map/LoadMap.tsx
-function Mi({ trace: e, selection: t, select: n }) {
-	let [r, i] = pi(), [a, o] = I(!1), [s, c] = I(null), l = Ae(), u = fi(), d = L(() => Pi(e, a), [e, a]), f = L(() => ki(i, d.map((e) => e.length)), [i, d]), p = Oe((t) => _i(t, f, e, d, u), [
+function Ba({ trace: e, selection: t, select: n }) {
+	let [r, i] = xa(), [a, o] = I(!1), [s, c] = I(null), l = Ae(), u = mi(), d = L(() => hi(e, a), [e, a]), f = L(() => La(i, d.map((e) => e.length)), [i, d]), p = Oe((t) => Ta(t, f, e, d, u), [
 		f,
 		e,
 		d,
@@ -2074,7 +2944,7 @@ function Mi({ trace: e, selection: t, select: n }) {
 		children: [
 			/* @__PURE__ */ R("div", {
 				class: "controls",
-				children: [/* @__PURE__ */ R(Ti, {}), /* @__PURE__ */ R("label", { children: [
+				children: [/* @__PURE__ */ R(Na, {}), /* @__PURE__ */ R("label", { children: [
 					/* @__PURE__ */ R("input", {
 						type: "checkbox",
 						checked: a,
@@ -2095,23 +2965,23 @@ function Mi({ trace: e, selection: t, select: n }) {
 				onKeyDown: (e) => {
 					if (e.key === "Enter" || e.key === " ") h(g);
 					else {
-						let t = ji(g, e.key, d.map((e) => e.length));
+						let t = za(g, e.key, d.map((e) => e.length));
 						if (!t) return;
 						c(t);
 					}
 					e.preventDefault();
 				},
-				onPointerMove: (e) => c(Ai(f, e.offsetX, e.offsetY)),
+				onPointerMove: (e) => c(Ra(f, e.offsetX, e.offsetY)),
 				onPointerLeave: () => c(null),
 				onClick: (e) => {
-					let t = Ai(f, e.offsetX, e.offsetY);
+					let t = Ra(f, e.offsetX, e.offsetY);
 					t && h(t);
 				},
-				children: [/* @__PURE__ */ R(mi, {
+				children: [/* @__PURE__ */ R(Sa, {
 					width: i,
 					height: f.height,
 					draw: p
-				}), /* @__PURE__ */ R(Ni, {
+				}), /* @__PURE__ */ R(Va, {
 					layout: f,
 					cell: g
 				})]
@@ -2124,12 +2994,12 @@ function Mi({ trace: e, selection: t, select: n }) {
 				class: "readout",
 				id: l,
 				"aria-live": "polite",
-				children: Fi(e, g.layer, m(g))
+				children: gi(e, g.layer, m(g))
 			})
 		]
 	});
 }
-function Ni({ layout: e, cell: t }) {
+function Va({ layout: e, cell: t }) {
 	let n = e.cellWidth(t.layer);
 	return /* @__PURE__ */ R("span", {
 		class: "cell-mark",
@@ -2141,871 +3011,12 @@ function Ni({ layout: e, cell: t }) {
 		}
 	});
 }
-function Pi(e, t) {
-	return e.layers.map((n, r) => {
-		let i = e.counts(r), a = i.map((e, t) => t);
-		return t ? a.sort((e, t) => i[t] - i[e] || e - t) : a;
-	});
-}
-function Fi(e, t, n) {
-	let r = e.counts(t)[n] ?? 0, i = e.loads(t)[n] ?? 0, a = r ? `${B(r)} rows, ${V(i)} an even share` : "no rows: never used";
-	return `Layer ${e.layer(t).index}, expert ${n}: ${a}.`;
-}
-// src/experts/facts.ts
-function Ii(e, t, n) {
-	let { arrays: r, facts: i } = e, a = Li(r.top_tokens, t, n), o = Li(r.top_token_counts, t, n), s = Li(r.top_token_lift, t, n), c = Li(r.partner_lift, t, n);
-	return {
-		expert: n,
-		rows: e.counts(t)[n] ?? 0,
-		load: e.loads(t)[n] ?? 0,
-		tokens: a.map((e, t) => ({
-			text: i.strings[e],
-			count: o[t] ?? 0,
-			lift: s[t] ?? 0
-		})).filter(({ text: e, count: t }) => e !== void 0 && t > 0).map(({ text: e, count: t, lift: n }) => ({
-			text: W(e ?? null, null),
-			count: t,
-			lift: n
-		})),
-		partners: Li(r.partners, t, n).map((e, t) => ({
-			expert: e,
-			lift: c[t] ?? 0
-		})).filter(({ expert: n, lift: r }) => n < e.numExperts(t) && r > 0),
-		bins: Li(r.load_bins, t, n)
-	};
-}
-function Li(e, t, n) {
-	if (!e) return [];
-	let r = e.shape[2] ?? 1;
-	return un(e, t).slice(n * r, (n + 1) * r);
-}
-function Ri(e, t) {
-	let [n] = un(e.arrays.specialisation, t), [r] = un(e.arrays.specialisation_baseline, t);
-	if (n === void 0 || r === void 0 || Number.isNaN(n)) return null;
-	let i = `Which token it is tells ${U(n)} nats about which expert takes it`;
-	return n > r ? `${i}; with the tokens shuffled it is ${U(r)}, so only what lies above that is specialisation.` : `${i}, no more than with the tokens shuffled (${U(r)}): no specialisation on single tokens shows.`;
-}
-// node_modules/d3-path/dist/d3-path.mjs
-var zi = Math.PI, Bi = 2 * zi, Vi = 1e-6, Hi = Bi - Vi;
-function Ui(e) {
-	this._ += e[0];
-	for (let t = 1, n = e.length; t < n; ++t) this._ += arguments[t] + e[t];
-}
-function Wi(e) {
-	let t = Math.floor(e);
-	if (!(t >= 0)) throw Error(`invalid digits: ${e}`);
-	if (t > 15) return Ui;
-	let n = 10 ** t;
-	return function(e) {
-		this._ += e[0];
-		for (let t = 1, r = e.length; t < r; ++t) this._ += Math.round(arguments[t] * n) / n + e[t];
-	};
-}
-function Gi(e, t, n, r) {
-	return e === n && t === r;
-}
-function Ki(e) {
-	let t = Math.floor(e);
-	if (!(t <= 15)) return Gi;
-	let n = 10 ** t, r = function(e) {
-		return Math.round(e * n);
-	};
-	return function(e, t, n, i) {
-		return r(e) === r(n) && r(t) === r(i);
-	};
-}
-var qi = class {
-	constructor(e) {
-		this._x0 = this._y0 = this._x1 = this._y1 = null, this._ = "", this._append = e == null ? Ui : Wi(e), this._equal = e == null ? Gi : Ki(e);
-	}
-	moveTo(e, t) {
-		this._append`M${this._x0 = this._x1 = +e},${this._y0 = this._y1 = +t}`;
-	}
-	closePath() {
-		this._x1 !== null && (this._x1 = this._x0, this._y1 = this._y0, this._append`Z`);
-	}
-	lineTo(e, t) {
-		this._append`L${this._x1 = +e},${this._y1 = +t}`;
-	}
-	quadraticCurveTo(e, t, n, r) {
-		this._append`Q${+e},${+t},${this._x1 = +n},${this._y1 = +r}`;
-	}
-	bezierCurveTo(e, t, n, r, i, a) {
-		this._append`C${+e},${+t},${+n},${+r},${this._x1 = +i},${this._y1 = +a}`;
-	}
-	arcTo(e, t, n, r, i) {
-		if (e = +e, t = +t, n = +n, r = +r, i = +i, i < 0) throw Error(`negative radius: ${i}`);
-		let a = this._x1, o = this._y1, s = n - e, c = r - t, l = a - e, u = o - t, d = l * l + u * u;
-		if (this._x1 === null) this._append`M${this._x1 = e},${this._y1 = t}`;
-		else if (d > Vi) {
-			if (!(Math.abs(u * s - c * l) > Vi) || !i) this._append`L${this._x1 = e},${this._y1 = t}`;
-			else {
-				let f = n - a, p = r - o, m = s * s + c * c, h = f * f + p * p, g = Math.sqrt(m), _ = Math.sqrt(d), v = i * Math.tan((zi - Math.acos((m + d - h) / (2 * g * _))) / 2), y = v / _, b = v / g;
-				Math.abs(y - 1) > Vi && this._append`L${e + y * l},${t + y * u}`, this._append`A${i},${i},0,0,${+(u * f > l * p)},${this._x1 = e + b * s},${this._y1 = t + b * c}`;
-			}
-		}
-	}
-	arc(e, t, n, r, i, a) {
-		if (e = +e, t = +t, n = +n, a = !!a, n < 0) throw Error(`negative radius: ${n}`);
-		let o = n * Math.cos(r), s = n * Math.sin(r), c = e + o, l = t + s, u = 1 ^ a, d = a ? r - i : i - r;
-		if (this._x1 === null ? this._append`M${c},${l}` : (Math.abs(this._x1 - c) > Vi || Math.abs(this._y1 - l) > Vi) && this._append`L${c},${l}`, n) {
-			if (d < 0 && (d = d % Bi + Bi), d > Hi) this._append`A${n},${n},0,1,${u},${e - o},${t - s}A${n},${n},0,1,${u},${this._x1 = c},${this._y1 = l}`;
-			else if (d > Vi) {
-				let a = e + n * Math.cos(i), o = t + n * Math.sin(i);
-				if (d >= zi && this._equal(c, l, a, o)) {
-					d /= 2;
-					let i = r + d;
-					this._append`A${n},${n},0,${+(d >= zi)},${u},${e + n * Math.cos(i)},${t + n * Math.sin(i)}`;
-				}
-				this._append`A${n},${n},0,${+(d >= zi)},${u},${this._x1 = a},${this._y1 = o}`;
-			}
-		}
-	}
-	rect(e, t, n, r) {
-		this._append`M${this._x0 = this._x1 = +e},${this._y0 = this._y1 = +t}h${n = +n}v${+r}h${-n}Z`;
-	}
-	toString() {
-		return this._;
-	}
-};
-qi.prototype;
-// node_modules/d3-shape/dist/d3-shape.mjs
-function Q(e) {
-	return function() {
-		return e;
-	};
-}
-var Ji = Math.cos, Yi = Math.sin, Xi = Math.sqrt, Zi = 1e-12, Qi = Math.PI;
-Qi / 2;
-var $i = 2 * Qi;
-function ea(e) {
-	let t = 3;
-	return e.digits = function(n) {
-		if (!arguments.length) return t;
-		if (n == null) t = null;
-		else {
-			let e = Math.floor(n);
-			if (!(e >= 0)) throw RangeError(`invalid digits: ${n}`);
-			t = e;
-		}
-		return e;
-	}, () => new qi(t);
-}
-Array.prototype.slice;
-function ta(e) {
-	return typeof e == "object" && "length" in e ? e : Array.from(e);
-}
-function na(e) {
-	this._context = e;
-}
-na.prototype = {
-	areaStart: function() {
-		this._line = 0;
-	},
-	areaEnd: function() {
-		this._line = NaN;
-	},
-	lineStart: function() {
-		this._point = 0;
-	},
-	lineEnd: function() {
-		(this._line || this._line !== 0 && this._point === 1) && this._context.closePath(), this._line = 1 - this._line;
-	},
-	point: function(e, t) {
-		switch (e = +e, t = +t, this._point) {
-			case 0:
-				this._point = 1, this._line ? this._context.lineTo(e, t) : this._context.moveTo(e, t);
-				break;
-			case 1: this._point = 2;
-			default: this._context.lineTo(e, t);
-		}
-	}
-};
-function ra(e) {
-	return new na(e);
-}
-function ia(e) {
-	return e[0];
-}
-function aa(e) {
-	return e[1];
-}
-function oa(e, t) {
-	var n = Q(!0), r = null, i = ra, a = null, o = ea(s);
-	e = typeof e == "function" ? e : e === void 0 ? ia : Q(e), t = typeof t == "function" ? t : t === void 0 ? aa : Q(t);
-	function s(s) {
-		var c, l = (s = ta(s)).length, u, d = !1, f;
-		for (r ?? (a = i(f = o())), c = 0; c <= l; ++c) !(c < l && n(u = s[c], c, s)) === d && ((d = !d) ? a.lineStart() : a.lineEnd()), d && a.point(+e(u, c, s), +t(u, c, s));
-		if (f) return a = null, f + "" || null;
-	}
-	return s.x = function(t) {
-		return arguments.length ? (e = typeof t == "function" ? t : Q(+t), s) : e;
-	}, s.y = function(e) {
-		return arguments.length ? (t = typeof e == "function" ? e : Q(+e), s) : t;
-	}, s.defined = function(e) {
-		return arguments.length ? (n = typeof e == "function" ? e : Q(!!e), s) : n;
-	}, s.curve = function(e) {
-		return arguments.length ? (i = e, r != null && (a = i(r)), s) : i;
-	}, s.context = function(e) {
-		return arguments.length ? (e == null ? r = a = null : a = i(r = e), s) : r;
-	}, s;
-}
-function sa(e, t, n) {
-	var r = null, i = Q(!0), a = null, o = ra, s = null, c = ea(l);
-	e = typeof e == "function" ? e : e === void 0 ? ia : Q(+e), t = typeof t == "function" ? t : Q(t === void 0 ? 0 : +t), n = typeof n == "function" ? n : n === void 0 ? aa : Q(+n);
-	function l(l) {
-		var u, d, f, p = (l = ta(l)).length, m, h = !1, g, _ = Array(p), v = Array(p);
-		for (a ?? (s = o(g = c())), u = 0; u <= p; ++u) {
-			if (!(u < p && i(m = l[u], u, l)) === h) {
-				if (h = !h) d = u, s.areaStart(), s.lineStart();
-				else {
-					for (s.lineEnd(), s.lineStart(), f = u - 1; f >= d; --f) s.point(_[f], v[f]);
-					s.lineEnd(), s.areaEnd();
-				}
-			}
-			h && (_[u] = +e(m, u, l), v[u] = +t(m, u, l), s.point(r ? +r(m, u, l) : _[u], n ? +n(m, u, l) : v[u]));
-		}
-		if (g) return s = null, g + "" || null;
-	}
-	function u() {
-		return oa().defined(i).curve(o).context(a);
-	}
-	return l.x = function(t) {
-		return arguments.length ? (e = typeof t == "function" ? t : Q(+t), r = null, l) : e;
-	}, l.x0 = function(t) {
-		return arguments.length ? (e = typeof t == "function" ? t : Q(+t), l) : e;
-	}, l.x1 = function(e) {
-		return arguments.length ? (r = e == null ? null : typeof e == "function" ? e : Q(+e), l) : r;
-	}, l.y = function(e) {
-		return arguments.length ? (t = typeof e == "function" ? e : Q(+e), n = null, l) : t;
-	}, l.y0 = function(e) {
-		return arguments.length ? (t = typeof e == "function" ? e : Q(+e), l) : t;
-	}, l.y1 = function(e) {
-		return arguments.length ? (n = e == null ? null : typeof e == "function" ? e : Q(+e), l) : n;
-	}, l.lineX0 = l.lineY0 = function() {
-		return u().x(e).y(t);
-	}, l.lineY1 = function() {
-		return u().x(e).y(n);
-	}, l.lineX1 = function() {
-		return u().x(r).y(t);
-	}, l.defined = function(e) {
-		return arguments.length ? (i = typeof e == "function" ? e : Q(!!e), l) : i;
-	}, l.curve = function(e) {
-		return arguments.length ? (o = e, a != null && (s = o(a)), l) : o;
-	}, l.context = function(e) {
-		return arguments.length ? (e == null ? a = s = null : s = o(a = e), l) : a;
-	}, l;
-}
-la(ra);
-function ca(e) {
-	this._curve = e;
-}
-ca.prototype = {
-	areaStart: function() {
-		this._curve.areaStart();
-	},
-	areaEnd: function() {
-		this._curve.areaEnd();
-	},
-	lineStart: function() {
-		this._curve.lineStart();
-	},
-	lineEnd: function() {
-		this._curve.lineEnd();
-	},
-	point: function(e, t) {
-		this._curve.point(t * Math.sin(e), t * -Math.cos(e));
-	}
-};
-function la(e) {
-	function t(t) {
-		return new ca(e(t));
-	}
-	return t._curve = e, t;
-}
-Xi(3), Xi(1 / 3) * 2;
-var ua = Yi(Qi / 10) / Yi(7 * Qi / 10);
-Yi($i / 10) * ua, -Ji($i / 10) * ua, Xi(3), Xi(3), Xi(3) / 2, (1 / Xi(12) / 2 + 1) * 3;
-function da() {}
-function fa(e, t, n) {
-	e._context.bezierCurveTo((2 * e._x0 + e._x1) / 3, (2 * e._y0 + e._y1) / 3, (e._x0 + 2 * e._x1) / 3, (e._y0 + 2 * e._y1) / 3, (e._x0 + 4 * e._x1 + t) / 6, (e._y0 + 4 * e._y1 + n) / 6);
-}
-function pa(e) {
-	this._context = e;
-}
-pa.prototype = {
-	areaStart: function() {
-		this._line = 0;
-	},
-	areaEnd: function() {
-		this._line = NaN;
-	},
-	lineStart: function() {
-		this._x0 = this._x1 = this._y0 = this._y1 = NaN, this._point = 0;
-	},
-	lineEnd: function() {
-		switch (this._point) {
-			case 3: fa(this, this._x1, this._y1);
-			case 2: this._context.lineTo(this._x1, this._y1);
-		}
-		(this._line || this._line !== 0 && this._point === 1) && this._context.closePath(), this._line = 1 - this._line;
-	},
-	point: function(e, t) {
-		switch (e = +e, t = +t, this._point) {
-			case 0:
-				this._point = 1, this._line ? this._context.lineTo(e, t) : this._context.moveTo(e, t);
-				break;
-			case 1:
-				this._point = 2;
-				break;
-			case 2: this._point = 3, this._context.lineTo((5 * this._x0 + this._x1) / 6, (5 * this._y0 + this._y1) / 6);
-			default: fa(this, e, t);
-		}
-		this._x0 = this._x1, this._x1 = e, this._y0 = this._y1, this._y1 = t;
-	}
-};
-function ma(e, t) {
-	this._basis = new pa(e), this._beta = t;
-}
-ma.prototype = {
-	lineStart: function() {
-		this._x = [], this._y = [], this._basis.lineStart();
-	},
-	lineEnd: function() {
-		var e = this._x, t = this._y, n = e.length - 1;
-		if (n > 0) for (var r = e[0], i = t[0], a = e[n] - r, o = t[n] - i, s = -1, c; ++s <= n;) c = s / n, this._basis.point(this._beta * e[s] + (1 - this._beta) * (r + c * a), this._beta * t[s] + (1 - this._beta) * (i + c * o));
-		this._x = this._y = null, this._basis.lineEnd();
-	},
-	point: function(e, t) {
-		this._x.push(+e), this._y.push(+t);
-	}
-}, (function e(t) {
-	function n(e) {
-		return t === 1 ? new pa(e) : new ma(e, t);
-	}
-	return n.beta = function(t) {
-		return e(+t);
-	}, n;
-})(.85);
-function ha(e, t, n) {
-	e._context.bezierCurveTo(e._x1 + e._k * (e._x2 - e._x0), e._y1 + e._k * (e._y2 - e._y0), e._x2 + e._k * (e._x1 - t), e._y2 + e._k * (e._y1 - n), e._x2, e._y2);
-}
-function ga(e, t) {
-	this._context = e, this._k = (1 - t) / 6;
-}
-ga.prototype = {
-	areaStart: function() {
-		this._line = 0;
-	},
-	areaEnd: function() {
-		this._line = NaN;
-	},
-	lineStart: function() {
-		this._x0 = this._x1 = this._x2 = this._y0 = this._y1 = this._y2 = NaN, this._point = 0;
-	},
-	lineEnd: function() {
-		switch (this._point) {
-			case 2:
-				this._context.lineTo(this._x2, this._y2);
-				break;
-			case 3: ha(this, this._x1, this._y1);
-		}
-		(this._line || this._line !== 0 && this._point === 1) && this._context.closePath(), this._line = 1 - this._line;
-	},
-	point: function(e, t) {
-		switch (e = +e, t = +t, this._point) {
-			case 0:
-				this._point = 1, this._line ? this._context.lineTo(e, t) : this._context.moveTo(e, t);
-				break;
-			case 1:
-				this._point = 2, this._x1 = e, this._y1 = t;
-				break;
-			case 2: this._point = 3;
-			default: ha(this, e, t);
-		}
-		this._x0 = this._x1, this._x1 = this._x2, this._x2 = e, this._y0 = this._y1, this._y1 = this._y2, this._y2 = t;
-	}
-}, (function e(t) {
-	function n(e) {
-		return new ga(e, t);
-	}
-	return n.tension = function(t) {
-		return e(+t);
-	}, n;
-})(0);
-function _a(e, t) {
-	this._context = e, this._k = (1 - t) / 6;
-}
-_a.prototype = {
-	areaStart: da,
-	areaEnd: da,
-	lineStart: function() {
-		this._x0 = this._x1 = this._x2 = this._x3 = this._x4 = this._x5 = this._y0 = this._y1 = this._y2 = this._y3 = this._y4 = this._y5 = NaN, this._point = 0;
-	},
-	lineEnd: function() {
-		switch (this._point) {
-			case 1:
-				this._context.moveTo(this._x3, this._y3), this._context.closePath();
-				break;
-			case 2:
-				this._context.lineTo(this._x3, this._y3), this._context.closePath();
-				break;
-			case 3: this.point(this._x3, this._y3), this.point(this._x4, this._y4), this.point(this._x5, this._y5);
-		}
-	},
-	point: function(e, t) {
-		switch (e = +e, t = +t, this._point) {
-			case 0:
-				this._point = 1, this._x3 = e, this._y3 = t;
-				break;
-			case 1:
-				this._point = 2, this._context.moveTo(this._x4 = e, this._y4 = t);
-				break;
-			case 2:
-				this._point = 3, this._x5 = e, this._y5 = t;
-				break;
-			default: ha(this, e, t);
-		}
-		this._x0 = this._x1, this._x1 = this._x2, this._x2 = e, this._y0 = this._y1, this._y1 = this._y2, this._y2 = t;
-	}
-}, (function e(t) {
-	function n(e) {
-		return new _a(e, t);
-	}
-	return n.tension = function(t) {
-		return e(+t);
-	}, n;
-})(0);
-function va(e, t) {
-	this._context = e, this._k = (1 - t) / 6;
-}
-va.prototype = {
-	areaStart: function() {
-		this._line = 0;
-	},
-	areaEnd: function() {
-		this._line = NaN;
-	},
-	lineStart: function() {
-		this._x0 = this._x1 = this._x2 = this._y0 = this._y1 = this._y2 = NaN, this._point = 0;
-	},
-	lineEnd: function() {
-		(this._line || this._line !== 0 && this._point === 3) && this._context.closePath(), this._line = 1 - this._line;
-	},
-	point: function(e, t) {
-		switch (e = +e, t = +t, this._point) {
-			case 0:
-				this._point = 1;
-				break;
-			case 1:
-				this._point = 2;
-				break;
-			case 2:
-				this._point = 3, this._line ? this._context.lineTo(this._x2, this._y2) : this._context.moveTo(this._x2, this._y2);
-				break;
-			case 3: this._point = 4;
-			default: ha(this, e, t);
-		}
-		this._x0 = this._x1, this._x1 = this._x2, this._x2 = e, this._y0 = this._y1, this._y1 = this._y2, this._y2 = t;
-	}
-}, (function e(t) {
-	function n(e) {
-		return new va(e, t);
-	}
-	return n.tension = function(t) {
-		return e(+t);
-	}, n;
-})(0);
-function ya(e, t, n) {
-	var r = e._x1, i = e._y1, a = e._x2, o = e._y2;
-	if (e._l01_a > Zi) {
-		var s = 2 * e._l01_2a + 3 * e._l01_a * e._l12_a + e._l12_2a, c = 3 * e._l01_a * (e._l01_a + e._l12_a);
-		r = (r * s - e._x0 * e._l12_2a + e._x2 * e._l01_2a) / c, i = (i * s - e._y0 * e._l12_2a + e._y2 * e._l01_2a) / c;
-	}
-	if (e._l23_a > Zi) {
-		var l = 2 * e._l23_2a + 3 * e._l23_a * e._l12_a + e._l12_2a, u = 3 * e._l23_a * (e._l23_a + e._l12_a);
-		a = (a * l + e._x1 * e._l23_2a - t * e._l12_2a) / u, o = (o * l + e._y1 * e._l23_2a - n * e._l12_2a) / u;
-	}
-	e._context.bezierCurveTo(r, i, a, o, e._x2, e._y2);
-}
-function ba(e, t) {
-	this._context = e, this._alpha = t;
-}
-ba.prototype = {
-	areaStart: function() {
-		this._line = 0;
-	},
-	areaEnd: function() {
-		this._line = NaN;
-	},
-	lineStart: function() {
-		this._x0 = this._x1 = this._x2 = this._y0 = this._y1 = this._y2 = NaN, this._l01_a = this._l12_a = this._l23_a = this._l01_2a = this._l12_2a = this._l23_2a = this._point = 0;
-	},
-	lineEnd: function() {
-		switch (this._point) {
-			case 2:
-				this._context.lineTo(this._x2, this._y2);
-				break;
-			case 3: this.point(this._x2, this._y2);
-		}
-		(this._line || this._line !== 0 && this._point === 1) && this._context.closePath(), this._line = 1 - this._line;
-	},
-	point: function(e, t) {
-		if (e = +e, t = +t, this._point) {
-			var n = this._x2 - e, r = this._y2 - t;
-			this._l23_a = Math.sqrt(this._l23_2a = (n * n + r * r) ** +this._alpha);
-		}
-		switch (this._point) {
-			case 0:
-				this._point = 1, this._line ? this._context.lineTo(e, t) : this._context.moveTo(e, t);
-				break;
-			case 1:
-				this._point = 2;
-				break;
-			case 2: this._point = 3;
-			default: ya(this, e, t);
-		}
-		this._l01_a = this._l12_a, this._l12_a = this._l23_a, this._l01_2a = this._l12_2a, this._l12_2a = this._l23_2a, this._x0 = this._x1, this._x1 = this._x2, this._x2 = e, this._y0 = this._y1, this._y1 = this._y2, this._y2 = t;
-	}
-}, (function e(t) {
-	function n(e) {
-		return t ? new ba(e, t) : new ga(e, 0);
-	}
-	return n.alpha = function(t) {
-		return e(+t);
-	}, n;
-})(.5);
-function xa(e, t) {
-	this._context = e, this._alpha = t;
-}
-xa.prototype = {
-	areaStart: da,
-	areaEnd: da,
-	lineStart: function() {
-		this._x0 = this._x1 = this._x2 = this._x3 = this._x4 = this._x5 = this._y0 = this._y1 = this._y2 = this._y3 = this._y4 = this._y5 = NaN, this._l01_a = this._l12_a = this._l23_a = this._l01_2a = this._l12_2a = this._l23_2a = this._point = 0;
-	},
-	lineEnd: function() {
-		switch (this._point) {
-			case 1:
-				this._context.moveTo(this._x3, this._y3), this._context.closePath();
-				break;
-			case 2:
-				this._context.lineTo(this._x3, this._y3), this._context.closePath();
-				break;
-			case 3: this.point(this._x3, this._y3), this.point(this._x4, this._y4), this.point(this._x5, this._y5);
-		}
-	},
-	point: function(e, t) {
-		if (e = +e, t = +t, this._point) {
-			var n = this._x2 - e, r = this._y2 - t;
-			this._l23_a = Math.sqrt(this._l23_2a = (n * n + r * r) ** +this._alpha);
-		}
-		switch (this._point) {
-			case 0:
-				this._point = 1, this._x3 = e, this._y3 = t;
-				break;
-			case 1:
-				this._point = 2, this._context.moveTo(this._x4 = e, this._y4 = t);
-				break;
-			case 2:
-				this._point = 3, this._x5 = e, this._y5 = t;
-				break;
-			default: ya(this, e, t);
-		}
-		this._l01_a = this._l12_a, this._l12_a = this._l23_a, this._l01_2a = this._l12_2a, this._l12_2a = this._l23_2a, this._x0 = this._x1, this._x1 = this._x2, this._x2 = e, this._y0 = this._y1, this._y1 = this._y2, this._y2 = t;
-	}
-}, (function e(t) {
-	function n(e) {
-		return t ? new xa(e, t) : new _a(e, 0);
-	}
-	return n.alpha = function(t) {
-		return e(+t);
-	}, n;
-})(.5);
-function Sa(e, t) {
-	this._context = e, this._alpha = t;
-}
-Sa.prototype = {
-	areaStart: function() {
-		this._line = 0;
-	},
-	areaEnd: function() {
-		this._line = NaN;
-	},
-	lineStart: function() {
-		this._x0 = this._x1 = this._x2 = this._y0 = this._y1 = this._y2 = NaN, this._l01_a = this._l12_a = this._l23_a = this._l01_2a = this._l12_2a = this._l23_2a = this._point = 0;
-	},
-	lineEnd: function() {
-		(this._line || this._line !== 0 && this._point === 3) && this._context.closePath(), this._line = 1 - this._line;
-	},
-	point: function(e, t) {
-		if (e = +e, t = +t, this._point) {
-			var n = this._x2 - e, r = this._y2 - t;
-			this._l23_a = Math.sqrt(this._l23_2a = (n * n + r * r) ** +this._alpha);
-		}
-		switch (this._point) {
-			case 0:
-				this._point = 1;
-				break;
-			case 1:
-				this._point = 2;
-				break;
-			case 2:
-				this._point = 3, this._line ? this._context.lineTo(this._x2, this._y2) : this._context.moveTo(this._x2, this._y2);
-				break;
-			case 3: this._point = 4;
-			default: ya(this, e, t);
-		}
-		this._l01_a = this._l12_a, this._l12_a = this._l23_a, this._l01_2a = this._l12_2a, this._l12_2a = this._l23_2a, this._x0 = this._x1, this._x1 = this._x2, this._x2 = e, this._y0 = this._y1, this._y1 = this._y2, this._y2 = t;
-	}
-}, (function e(t) {
-	function n(e) {
-		return t ? new Sa(e, t) : new va(e, 0);
-	}
-	return n.alpha = function(t) {
-		return e(+t);
-	}, n;
-})(.5);
-function Ca(e) {
-	return e < 0 ? -1 : 1;
-}
-function wa(e, t, n) {
-	var r = e._x1 - e._x0, i = t - e._x1, a = (e._y1 - e._y0) / (r || i < 0 && -0), o = (n - e._y1) / (i || r < 0 && -0), s = (a * i + o * r) / (r + i);
-	return (Ca(a) + Ca(o)) * Math.min(Math.abs(a), Math.abs(o), .5 * Math.abs(s)) || 0;
-}
-function Ta(e, t) {
-	var n = e._x1 - e._x0;
-	return n ? (3 * (e._y1 - e._y0) / n - t) / 2 : t;
-}
-function Ea(e, t, n) {
-	var r = e._x0, i = e._y0, a = e._x1, o = e._y1, s = (a - r) / 3;
-	e._context.bezierCurveTo(r + s, i + s * t, a - s, o - s * n, a, o);
-}
-function Da(e) {
-	this._context = e;
-}
-Da.prototype = {
-	areaStart: function() {
-		this._line = 0;
-	},
-	areaEnd: function() {
-		this._line = NaN;
-	},
-	lineStart: function() {
-		this._x0 = this._x1 = this._y0 = this._y1 = this._t0 = NaN, this._point = 0;
-	},
-	lineEnd: function() {
-		switch (this._point) {
-			case 2:
-				this._context.lineTo(this._x1, this._y1);
-				break;
-			case 3: Ea(this, this._t0, Ta(this, this._t0));
-		}
-		(this._line || this._line !== 0 && this._point === 1) && this._context.closePath(), this._line = 1 - this._line;
-	},
-	point: function(e, t) {
-		var n = NaN;
-		if (e = +e, t = +t, e !== this._x1 || t !== this._y1) {
-			switch (this._point) {
-				case 0:
-					this._point = 1, this._line ? this._context.lineTo(e, t) : this._context.moveTo(e, t);
-					break;
-				case 1:
-					this._point = 2;
-					break;
-				case 2:
-					this._point = 3, Ea(this, Ta(this, n = wa(this, e, t)), n);
-					break;
-				default: Ea(this, this._t0, n = wa(this, e, t));
-			}
-			this._x0 = this._x1, this._x1 = e, this._y0 = this._y1, this._y1 = t, this._t0 = n;
-		}
-	}
-}, Object.create(Da.prototype).point = function(e, t) {
-	Da.prototype.point.call(this, t, e);
-};
-function Oa(e, t) {
-	this._context = e, this._t = t;
-}
-Oa.prototype = {
-	areaStart: function() {
-		this._line = 0;
-	},
-	areaEnd: function() {
-		this._line = NaN;
-	},
-	lineStart: function() {
-		this._x = this._y = NaN, this._point = 0;
-	},
-	lineEnd: function() {
-		0 < this._t && this._t < 1 && this._point === 2 && this._context.lineTo(this._x, this._y), (this._line || this._line !== 0 && this._point === 1) && this._context.closePath(), this._line >= 0 && (this._t = 1 - this._t, this._line = 1 - this._line);
-	},
-	point: function(e, t) {
-		switch (e = +e, t = +t, this._point) {
-			case 0:
-				this._point = 1, this._line ? this._context.lineTo(e, t) : this._context.moveTo(e, t);
-				break;
-			case 1: this._point = 2;
-			default: if (this._t <= 0) this._context.lineTo(this._x, t), this._context.lineTo(e, t);
-			else {
-				var n = this._x * (1 - this._t) + e * this._t;
-				this._context.lineTo(n, this._y), this._context.lineTo(n, t);
-			}
-		}
-		this._x = e, this._y = t;
-	}
-};
-function ka(e) {
-	return new Oa(e, 1);
-}
-// src/experts/Sparkline.tsx
-var Aa = 90, ja = 22;
-function Ma({ values: e }) {
-	if (e.length < 2) return /* @__PURE__ */ R(b, { children: "–" });
-	let t = Z().domain([0, e.length]).range([0, Aa]), n = Z().domain([0, dt(e) || 1]).range([21, 1]), r = sa((e, n) => t(n), 21, (e) => n(e)).curve(ka);
-	return /* @__PURE__ */ R("svg", {
-		class: "sparkline",
-		width: Aa,
-		height: ja,
-		role: "img",
-		"aria-label": `Rows over the trace, from ${e[0]} to ${e[e.length - 1]}, at most ${dt(e)}`,
-		children: /* @__PURE__ */ R("path", { d: r([...e, e[e.length - 1]]) ?? "" })
-	});
-}
-// src/experts/Experts.tsx
-var Na = 12, Pa = [
-	"expert",
-	"load",
-	"over the trace",
-	"takes most",
-	"chosen together with"
-];
-function Fa({ trace: e, selection: t, select: n }) {
-	let [r, i] = I(!1), { layer: a, expert: o } = t, s = L(() => Pi(e, !0)[a] ?? [], [e, a]), c = s.slice(0, Na), l = r ? s : c.includes(o) || !s.includes(o) ? c : [o, ...c], u = Ri(e, a), d = e.layer(a).index;
-	return /* @__PURE__ */ R("div", {
-		class: "experts",
-		children: [
-			u && /* @__PURE__ */ R("p", { children: u }),
-			/* @__PURE__ */ R(qt, {
-				label: `Experts of layer ${d} of ${e.name}`,
-				columns: Pa,
-				children: l.map((t) => /* @__PURE__ */ R(Ia, {
-					facts: Ii(e, a, t),
-					isSelected: t === o,
-					choose: () => n({
-						expert: t,
-						quantity: "expert"
-					})
-				}, t))
-			}),
-			s.length > c.length && /* @__PURE__ */ R("button", {
-				type: "button",
-				onClick: () => i(!r),
-				children: r ? `the busiest ${Na}` : `all ${B(s.length)} experts`
-			})
-		]
-	});
-}
-function Ia({ facts: e, isSelected: t, choose: n }) {
-	let { expert: r, rows: i, load: a, tokens: o, partners: s, bins: c } = e;
-	return /* @__PURE__ */ R("tr", {
-		class: t ? "selected" : void 0,
-		children: [
-			/* @__PURE__ */ R("th", {
-				scope: "row",
-				children: /* @__PURE__ */ R("button", {
-					type: "button",
-					"aria-pressed": t,
-					title: "Colour the text by this expert",
-					onClick: n,
-					children: r
-				})
-			}),
-			/* @__PURE__ */ R("td", { children: [i ? V(a) : "never used", /* @__PURE__ */ R("span", {
-				class: "fine",
-				children: [
-					" ",
-					B(i),
-					" rows"
-				]
-			})] }),
-			/* @__PURE__ */ R("td", { children: /* @__PURE__ */ R(Ma, { values: c }) }),
-			/* @__PURE__ */ R("td", {
-				class: "tokens",
-				children: [o.map(({ text: e, count: t, lift: n }, r) => /* @__PURE__ */ R("span", {
-					class: "chip plain",
-					title: `${B(t)} rows, ${U(n)} times its share`,
-					children: [/* @__PURE__ */ R("bdi", { children: e }), /* @__PURE__ */ R("sub", { children: [U(n), "×"] })]
-				}, r)), o.length === 0 && "–"]
-			}),
-			/* @__PURE__ */ R("td", { children: [s.map(({ expert: e, lift: t }) => /* @__PURE__ */ R("span", {
-				class: "partner",
-				children: [e, /* @__PURE__ */ R("sub", { children: V(t) })]
-			}, e)), s.length === 0 && "–"] })
-		]
-	});
-}
-// src/header.tsx
-var La = [
-	["verdict", "Verdict"],
-	["map", "Map"],
-	["text", "Text"],
-	["walk", "Walk"],
-	["experts", "Experts"],
-	["size", "Size"],
-	["limits", "Limits"]
-];
-function Ra({ title: e, traces: t, theme: n, setTheme: r, hasTokens: i }) {
-	let a = t.some((e) => e.facts.size), o = La.filter(([e]) => (e !== "size" || a) && (i || e !== "text" && e !== "walk")), s = [...new Set(t.flatMap(({ facts: e }) => [e.note, e.cut].filter((e) => e !== null)))];
-	return /* @__PURE__ */ R("header", { children: [
-		/* @__PURE__ */ R("div", {
-			class: "bar",
-			children: [/* @__PURE__ */ R("nav", {
-				"aria-label": "Parts of this page",
-				children: o.map(([e, t]) => /* @__PURE__ */ R("a", {
-					href: `#${e}`,
-					onClick: za,
-					children: t
-				}, e))
-			}), /* @__PURE__ */ R("label", {
-				class: "theme",
-				children: [/* @__PURE__ */ R("span", { children: "Colours" }), /* @__PURE__ */ R("select", {
-					value: n,
-					onChange: (e) => r(e.currentTarget.value),
-					children: [
-						/* @__PURE__ */ R("option", {
-							value: "auto",
-							children: "as the system"
-						}),
-						/* @__PURE__ */ R("option", {
-							value: "light",
-							children: "light"
-						}),
-						/* @__PURE__ */ R("option", {
-							value: "dark",
-							children: "dark"
-						})
-					]
-				})]
-			})]
-		}),
-		/* @__PURE__ */ R("h1", { children: e }),
-		s.map((e) => /* @__PURE__ */ R("p", {
-			class: "note",
-			children: e
-		}, e))
-	] });
-}
-function za(e) {
-	let t = e.currentTarget.getRootNode();
-	e.preventDefault(), t.getElementById(e.currentTarget.hash.slice(1))?.scrollIntoView();
-}
 // src/map/PassDistribution.tsx
-var Ba = 92, Va = 70, Ha = 40;
-function Ua({ trace: e, layer: t }) {
-	let [n, r] = pi(), i = L(() => e.passRatios(t).sort((e, t) => e - t), [e, t]);
+var Ha = 92, Ua = 70, Wa = 40;
+function Ga({ trace: e, layer: t }) {
+	let [n, r] = xa(), i = L(() => e.passRatios(t).sort((e, t) => e - t), [e, t]);
 	if (i.length === 0) return null;
-	let a = ft(i, .5) ?? 1, o = ft(i, .95) ?? 1;
+	let a = pt(i, .5) ?? 1, o = pt(i, .95) ?? 1;
 	return /* @__PURE__ */ R("figure", {
 		class: "passes",
 		children: [/* @__PURE__ */ R("figcaption", { children: [
@@ -3016,7 +3027,7 @@ function Ua({ trace: e, layer: t }) {
 			] }),
 			" In half of",
 			" ",
-			Gt(i.length, "pass", "passes"),
+			qt(i.length, "pass", "passes"),
 			" the busiest expert had ",
 			V(a),
 			" an even share or more, in one of twenty ",
@@ -3025,7 +3036,7 @@ function Ua({ trace: e, layer: t }) {
 		] }), /* @__PURE__ */ R("div", {
 			ref: n,
 			class: "chart",
-			children: /* @__PURE__ */ R(Wa, {
+			children: /* @__PURE__ */ R(Ka, {
 				ratios: i,
 				width: r,
 				marks: [["half", a], ["1 in 20", o]]
@@ -3033,17 +3044,17 @@ function Ua({ trace: e, layer: t }) {
 		})]
 	});
 }
-function Wa({ ratios: e, width: t, marks: n }) {
-	let r = Math.max(2, dt(e) ?? 2), i = Z().domain([1, r]).nice().range([1, Math.max(2, t - 24)]), [a, o] = i.domain(), s = ut().domain([a, o]).thresholds(i.ticks(Ha))(e), c = Z().domain([0, dt(s, (e) => e.length) ?? 1]).range([0, 62]);
+function Ka({ ratios: e, width: t, marks: n }) {
+	let r = Math.max(2, dt(e) ?? 2), i = Z().domain([1, r]).nice().range([1, Math.max(2, t - 24)]), [a, o] = i.domain(), s = ut().domain([a, o]).thresholds(i.ticks(Wa))(e), c = Z().domain([0, dt(s, (e) => e.length) ?? 1]).range([0, 62]);
 	return /* @__PURE__ */ R("svg", {
 		width: t,
-		height: Ba,
+		height: Ha,
 		"aria-hidden": "true",
 		children: [
 			s.map((e) => /* @__PURE__ */ R("rect", {
 				class: "column",
 				x: i(e.x0 ?? 1),
-				y: Va - c(e.length),
+				y: Ua - c(e.length),
 				width: Math.max(1, i(e.x1 ?? 1) - i(e.x0 ?? 1) - 1),
 				height: c(e.length)
 			}, e.x0)),
@@ -3059,7 +3070,7 @@ function Wa({ ratios: e, width: t, marks: n }) {
 				x1: i(t),
 				x2: i(t),
 				y1: 4,
-				y2: Va
+				y2: Ua
 			}), /* @__PURE__ */ R("text", {
 				x: i(t) + (n ? 5 : -5),
 				y: 12,
@@ -3076,7 +3087,7 @@ function Wa({ ratios: e, width: t, marks: n }) {
 	});
 }
 // src/sides.tsx
-function Ga({ traces: e, view: t }) {
+function qa({ traces: e, view: t }) {
 	return e.length === 1 ? /* @__PURE__ */ R(b, { children: t(e[0], 0) }) : /* @__PURE__ */ R("div", {
 		class: "sides",
 		children: e.map((e, n) => /* @__PURE__ */ R("div", {
@@ -3094,7 +3105,7 @@ function Ga({ traces: e, view: t }) {
 	});
 }
 // src/size/SizeView.tsx
-function Ka({ size: e }) {
+function Ja({ size: e }) {
 	let t = [
 		{
 			name: "experts that one token does not use",
@@ -3138,25 +3149,25 @@ function Ka({ size: e }) {
 					/* @__PURE__ */ R("i", { "data-kind": r }),
 					t,
 					": ",
-					Ut(n),
+					Gt(n),
 					" (",
 					H(n / e.total),
 					")"
 				] }, t))
 			})] }),
-			e.touched.length > 0 && /* @__PURE__ */ R(qa, { size: e })
+			e.touched.length > 0 && /* @__PURE__ */ R(Ya, { size: e })
 		]
 	});
 }
-function qa({ size: e }) {
+function Ya({ size: e }) {
 	let t = e.touched.reduce((e, [, , t]) => Math.max(e, t), 1);
 	return /* @__PURE__ */ R("table", {
 		class: "touched",
 		children: [
 			/* @__PURE__ */ R("caption", { children: [
-				"Memory follows the total, reading follows what is touched. Counted in this trace, at",
+				"Memory follows the total, reading follows what is touched. Means over this trace, at",
 				" ",
-				Ht(e.expert_bytes),
+				Wt(e.expert_bytes),
 				" for one expert of one layer:"
 			] }),
 			/* @__PURE__ */ R("thead", { children: /* @__PURE__ */ R("tr", { children: [
@@ -3185,22 +3196,22 @@ function qa({ size: e }) {
 						"aria-label": H(n / r),
 						children: /* @__PURE__ */ R("i", { style: { width: `${100 * n / t}%` } })
 					}),
-					B(n),
+					zt(n),
 					" of ",
 					B(r)
 				] }),
-				/* @__PURE__ */ R("td", { children: Ht(i) })
+				/* @__PURE__ */ R("td", { children: Wt(i) })
 			] }, e)) })
 		]
 	});
 }
 // src/start.ts
-function Ja(e) {
+function Xa(e) {
 	let t = Array.from(e.scoredTokens()), n = t.length ? t : Array.from({ length: e.numTokens }, (e, t) => t), r = Math.floor(n.length / 3), i = n.length < 9 ? n : n.slice(r, n.length - r), a = (t) => /^ ?\p{L}+$/u.test(e.text(t) ?? "") ? e.text(t)?.length ?? 0 : 0;
 	return i.reduce((e, t) => a(t) > a(e) ? t : e, i[0] ?? 0);
 }
 // src/text/LayerSelect.tsx
-function Ya({ trace: e, selection: t, select: n }) {
+function Za({ trace: e, selection: t, select: n }) {
 	return /* @__PURE__ */ R("label", { children: [
 		"layer",
 		" ",
@@ -3221,7 +3232,7 @@ function Ya({ trace: e, selection: t, select: n }) {
 	] });
 }
 // src/text/quantities.ts
-var Xa = {
+var Qa = {
 	overlap: "experts in common",
 	first: "first expert",
 	weight: "weight of the first choice",
@@ -3230,23 +3241,23 @@ var Xa = {
 	dropped: "dropped choices",
 	expert: "one expert across layers"
 };
-function Za(e, t) {
+function $a(e, t) {
 	let n = t ? ["overlap", "first"] : ["first"];
 	return e.arrays.topk_weights && n.push("weight"), e.arrays.select_margin && n.push("margin"), e.arrays.router_entropy && n.push("entropy"), e.arrays.dropped && n.push("dropped"), [...n, "expert"];
 }
-function Qa(e, t, n) {
+function eo(e, t, n) {
 	let { name: r, layer: i, expert: a, side: o } = t;
 	switch (r) {
-		case "overlap": return n ? ro(e, n, i, o) : $a(e, i);
-		case "first": return $a(e, i);
-		case "weight": return eo(e, r, (t) => e.weightAt(i, t, 0), "weight");
-		case "margin": return eo(e, r, (t) => e.ofLayer("select_margin", i, t), "margin");
-		case "entropy": return eo(e, r, (t) => e.ofLayer("router_entropy", i, t), "entropy");
-		case "dropped": return to(e, i);
-		case "expert": return no(e, a);
+		case "overlap": return n ? ao(e, n, i, o) : to(e, i);
+		case "first": return to(e, i);
+		case "weight": return no(e, r, (t) => e.weightAt(i, t, 0), "weight");
+		case "margin": return no(e, r, (t) => e.ofLayer("select_margin", i, t), "margin");
+		case "entropy": return no(e, r, (t) => e.ofLayer("router_entropy", i, t), "entropy");
+		case "dropped": return ro(e, i);
+		case "expert": return io(e, a);
 	}
 }
-function $a(e, t) {
+function to(e, t) {
 	let n = (n) => {
 		let r = e.expertAt(t, n, 0);
 		return r < 0 ? null : r;
@@ -3260,7 +3271,7 @@ function $a(e, t) {
 		label: (e) => n(e) === null ? "no expert" : `first expert ${n(e)}`
 	};
 }
-function eo(e, t, n, r) {
+function no(e, t, n, r) {
 	let i = Array.from({ length: e.numTokens }, (e, t) => n(t)), [a = 0, o = 0] = Ze(i.filter((e) => e !== null && Number.isFinite(e))), s = o - a;
 	return {
 		name: t,
@@ -3274,7 +3285,7 @@ function eo(e, t, n, r) {
 		label: (e) => `${r} ${U(i[e] ?? null)}`
 	};
 }
-function to(e, t) {
+function ro(e, t) {
 	let n = (n) => e.choices(t, n).filter((e) => e.isDropped).length;
 	return {
 		name: "dropped",
@@ -3285,7 +3296,7 @@ function to(e, t) {
 		label: (r) => `${n(r)} of ${e.choices(t, r).length} choices dropped`
 	};
 }
-function no(e, t) {
+function io(e, t) {
 	let n = (n) => e.layers.filter((r, i) => e.choices(i, n).some((e) => e.expert === t)).length, r = Array.from({ length: e.numTokens }, (e, t) => n(t)), i = Math.max(1, ...Ze(r).map((e) => e ?? 0));
 	return {
 		name: "expert",
@@ -3296,7 +3307,7 @@ function no(e, t) {
 		label: (n) => `expert ${t} in ${r[n]} of ${e.layers.length} layers`
 	};
 }
-function ro(e, t, n, r) {
+function ao(e, t, n, r) {
 	let i = e.layer(n).top_k, a = (e) => {
 		let i = t.pairOf(r, e);
 		return i === null ? null : t.overlap(n, i);
@@ -3317,8 +3328,8 @@ function ro(e, t, n, r) {
 	};
 }
 // src/text/TextControls.tsx
-function io({ traces: e, comparison: t, selection: n, select: r }) {
-	let i = e[0], a = ao(i, 0, n, t), o = Za(i, t).filter((n) => e.every((e) => Za(e, t).includes(n)));
+function oo({ traces: e, comparison: t, selection: n, select: r }) {
+	let i = e[0], a = so(i, 0, n, t), o = $a(i, t).filter((n) => e.every((e) => $a(e, t).includes(n)));
 	return /* @__PURE__ */ R("div", {
 		class: "controls",
 		children: [
@@ -3330,7 +3341,7 @@ function io({ traces: e, comparison: t, selection: n, select: r }) {
 					onChange: (e) => r({ quantity: e.currentTarget.value }),
 					children: o.map((e) => /* @__PURE__ */ R("option", {
 						value: e,
-						children: Xa[e]
+						children: Qa[e]
 					}, e))
 				})
 			] }),
@@ -3347,17 +3358,17 @@ function io({ traces: e, comparison: t, selection: n, select: r }) {
 						t >= 0 && t < i.numExperts(n.layer) && r({ expert: t });
 					}
 				})
-			] }) : /* @__PURE__ */ R(Ya, {
+			] }) : /* @__PURE__ */ R(Za, {
 				trace: i,
 				selection: n,
 				select: r
 			}),
-			/* @__PURE__ */ R(oo, { quantity: a })
+			/* @__PURE__ */ R(co, { quantity: a })
 		]
 	});
 }
-function ao(e, t, { quantity: n, layer: r, expert: i }, a) {
-	return L(() => Qa(e, {
+function so(e, t, { quantity: n, layer: r, expert: i }, a) {
+	return L(() => eo(e, {
 		name: n,
 		layer: r,
 		expert: i,
@@ -3371,7 +3382,7 @@ function ao(e, t, { quantity: n, layer: r, expert: i }, a) {
 		a
 	]);
 }
-function oo({ quantity: e }) {
+function co({ quantity: e }) {
 	return e.isExpert ? /* @__PURE__ */ R("p", {
 		class: "legend-text",
 		children: "Small figures are experts; a hue stands for several of them."
@@ -3391,11 +3402,11 @@ function oo({ quantity: e }) {
 	});
 }
 // src/text/Chip.tsx
-var so = "13px ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', monospace", co = 6;
-function lo(e, t, n) {
-	return Math.ceil(t(e)) + 8 + (n ? n * co + 2 : 0);
+var lo = "13px ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', monospace", uo = 6;
+function fo(e, t, n) {
+	return Math.ceil(t(e)) + 8 + (n ? n * uo + 2 : 0);
 }
-function uo({ trace: e, token: t, id: n, width: r, quantity: i, isSelected: a, isFound: o, onChoose: s }) {
+function po({ trace: e, token: t, id: n, width: r, quantity: i, isSelected: a, isFound: o, onChoose: s }) {
 	let c = i.value(t), l = W(e.text(t), e.ofToken("token_ids", t));
 	return /* @__PURE__ */ R("span", {
 		id: n,
@@ -3421,7 +3432,7 @@ function uo({ trace: e, token: t, id: n, width: r, quantity: i, isSelected: a, i
 	});
 }
 // src/text/lines.ts
-function fo(e, t) {
+function mo(e, t) {
 	let n = [], r = 0, i = 0, a = (e) => {
 		e > r && n.push({
 			begin: r,
@@ -3434,7 +3445,7 @@ function fo(e, t) {
 	}
 	return a(e.length), n;
 }
-function po(e, t) {
+function ho(e, t) {
 	let n = 0, r = e.length - 1;
 	for (; n < r;) {
 		let i = n + r + 1 >> 1;
@@ -3442,15 +3453,15 @@ function po(e, t) {
 	}
 	return n;
 }
-function mo(e, t, n, r) {
+function go(e, t, n, r) {
 	let i = Math.max(0, Math.floor(e / n) - 6), a = Math.min(r, Math.ceil((e + t) / n) + 6);
 	return [Math.min(i, a), a];
 }
 // src/text/keys.ts
-var ho = 10;
-function go(e, t, n) {
+var _o = 10;
+function vo(e, t, n) {
 	if (e.length === 0) return null;
-	let r = po(e, t), i = e[r], a = e[e.length - 1].end, o = (n) => {
+	let r = ho(e, t), i = e[r], a = e[e.length - 1].end, o = (n) => {
 		let a = e[Math.max(0, Math.min(e.length - 1, r + n))];
 		return Math.min(a.begin + (t - i.begin), a.end - 1);
 	};
@@ -3460,15 +3471,15 @@ function go(e, t, n) {
 		case "ArrowUp": return o(-1);
 		case "ArrowDown": return o(1);
 		case "PageUp": return o(-10);
-		case "PageDown": return o(ho);
+		case "PageDown": return o(_o);
 		case "Home": return i.begin;
 		case "End": return i.end - 1;
 		default: return null;
 	}
 }
 // src/text/Search.tsx
-function _o(e) {
-	let [t, n] = I(""), r = L(() => Array.from({ length: e.numTokens }, (t, n) => e.text(n)), [e]), i = L(() => Qt(r, t), [r, t]), a = L(() => new Set(i), [i]);
+function yo(e) {
+	let [t, n] = I(""), r = L(() => Array.from({ length: e.numTokens }, (t, n) => e.text(n)), [e]), i = L(() => en(r, t), [r, t]), a = L(() => new Set(i), [i]);
 	return {
 		wanted: t,
 		setWanted: n,
@@ -3476,7 +3487,7 @@ function _o(e) {
 		isFound: (e) => a.has(e)
 	};
 }
-function vo({ search: e, current: t, choose: n }) {
+function bo({ search: e, current: t, choose: n }) {
 	let { wanted: r, setWanted: i, found: a } = e, o = a.indexOf(t ?? -1), s = (e) => {
 		let r = (e > 0 ? a.find((e) => e > (t ?? -1)) : a.findLast((e) => e < (t ?? 0))) ?? a[e > 0 ? 0 : a.length - 1];
 		r !== void 0 && n(r);
@@ -3516,17 +3527,17 @@ function vo({ search: e, current: t, choose: n }) {
 	});
 }
 // src/text/TextView.tsx
-var $ = 28, yo = 420, bo = 60;
-function xo({ trace: e, side: t, comparison: n, selection: r, select: i }) {
-	let [a, o] = pi(), s = Ae(), c = li("print"), l = ao(e, t, r, n), u = _o(e), d = r.tokens[t] ?? null, f = l.isExpert ? String(e.numExperts(r.layer) - 1).length : 0, p = L(() => Co(e, f), [e, f]), m = L(() => wo(e, p, o), [
+var $ = 28, xo = 420, So = 60;
+function Co({ trace: e, side: t, comparison: n, selection: r, select: i }) {
+	let [a, o] = xa(), s = Ae(), c = di("print"), l = so(e, t, r, n), u = yo(e), d = r.tokens[t] ?? null, f = l.isExpert ? String(e.numExperts(r.layer) - 1).length : 0, p = L(() => To(e, f), [e, f]), m = L(() => Eo(e, p, o), [
 		e,
 		p,
 		o
-	]), [h, g] = To(a, m, d), [_, v] = c ? [0, Math.min(bo, m.length)] : [h, Math.min(g, m.length)], y = (e) => i({ tokens: n?.tokens(t, e) ?? [e] });
+	]), [h, g] = Do(a, m, d), [_, v] = c ? [0, Math.min(So, m.length)] : [h, Math.min(g, m.length)], y = (e) => i({ tokens: n?.tokens(t, e) ?? [e] });
 	return /* @__PURE__ */ R("div", {
 		class: "text",
 		children: [
-			/* @__PURE__ */ R(vo, {
+			/* @__PURE__ */ R(bo, {
 				search: u,
 				current: d,
 				choose: y
@@ -3534,13 +3545,13 @@ function xo({ trace: e, side: t, comparison: n, selection: r, select: i }) {
 			/* @__PURE__ */ R("div", {
 				ref: a,
 				class: "text-frame",
-				style: { height: c ? "auto" : `${Math.min(yo, m.length * $ + 8)}px` },
+				style: { height: c ? "auto" : `${Math.min(xo, m.length * $ + 8)}px` },
 				role: "listbox",
 				"aria-label": `Tokens of ${e.name}`,
 				"aria-activedescendant": d === null ? void 0 : `${s}-${d}`,
 				tabIndex: 0,
 				onKeyDown: (e) => {
-					let t = go(m, d ?? 0, e.key);
+					let t = vo(m, d ?? 0, e.key);
 					t !== null && (e.preventDefault(), y(t));
 				},
 				children: /* @__PURE__ */ R("div", {
@@ -3551,7 +3562,7 @@ function xo({ trace: e, side: t, comparison: n, selection: r, select: i }) {
 						class: "line",
 						role: "none",
 						style: { top: `${(_ + n) * $}px` },
-						children: So(t).map((t) => /* @__PURE__ */ R(uo, {
+						children: wo(t).map((t) => /* @__PURE__ */ R(po, {
 							id: `${s}-${t}`,
 							trace: e,
 							token: t,
@@ -3577,29 +3588,29 @@ function xo({ trace: e, side: t, comparison: n, selection: r, select: i }) {
 		]
 	});
 }
-function So({ begin: e, end: t }) {
+function wo({ begin: e, end: t }) {
 	return Array.from({ length: t - e }, (t, n) => e + n);
 }
-function Co(e, t) {
+function To(e, t) {
 	let n = document.createElement("canvas").getContext("2d");
-	n && (n.font = so);
+	n && (n.font = lo);
 	let r = /* @__PURE__ */ new Map(), i = (e) => n?.measureText(e).width ?? e.length * 8;
 	return Float32Array.from({ length: e.numTokens }, (n, a) => {
-		let o = W(e.text(a), e.ofToken("token_ids", a)), s = r.get(o) ?? lo(o, i, t);
+		let o = W(e.text(a), e.ofToken("token_ids", a)), s = r.get(o) ?? fo(o, i, t);
 		return r.set(o, s), s;
 	});
 }
-function wo(e, t, n) {
+function Eo(e, t, n) {
 	if (n <= 0) return [];
 	let r = new Set(e.arrays.seq_offsets?.data ?? []);
-	return fo(t, {
+	return mo(t, {
 		width: n - 16,
 		gap: 2,
 		breaksBefore: (e) => r.has(e),
 		breaksAfter: (t) => e.text(t)?.includes("\n") ?? !1
 	});
 }
-function To(e, t, n) {
+function Do(e, t, n) {
 	let [r, i] = I(0), a = De(!0);
 	return Te(() => {
 		let t = e.current;
@@ -3609,16 +3620,16 @@ function To(e, t, n) {
 	}, [e]), Te(() => {
 		let r = e.current;
 		if (!r || n === null || t.length === 0) return;
-		let i = po(t, n) * $;
-		i >= r.scrollTop && i + $ <= r.scrollTop + r.clientHeight || (r.scrollTop = Math.max(0, i - (a.current ? yo / 3 : 56))), a.current = !1;
+		let i = ho(t, n) * $;
+		i >= r.scrollTop && i + $ <= r.scrollTop + r.clientHeight || (r.scrollTop = Math.max(0, i - (a.current ? xo / 3 : 56))), a.current = !1;
 	}, [
 		e,
 		t,
 		n
-	]), mo(r, yo, $, t.length);
+	]), go(r, xo, $, t.length);
 }
 // src/verdict/VerdictView.tsx
-function Eo({ trace: e }) {
+function Oo({ trace: e }) {
 	let { verdict: t } = e.facts;
 	return /* @__PURE__ */ R("div", {
 		class: "verdict",
@@ -3626,37 +3637,44 @@ function Eo({ trace: e }) {
 			/* @__PURE__ */ R("p", {
 				class: "verdict-sentence",
 				children: [
-					/* @__PURE__ */ R(Oo, { status: t.status }),
+					/* @__PURE__ */ R(Ao, { status: t.status }),
 					" ",
 					t.sentence
 				]
 			}),
-			/* @__PURE__ */ R(ko, { trace: e }),
-			/* @__PURE__ */ R("details", { children: [/* @__PURE__ */ R("summary", { children: "Layer by layer" }), /* @__PURE__ */ R(jo, { trace: e })] })
+			/* @__PURE__ */ R(jo, { trace: e }),
+			/* @__PURE__ */ R("details", { children: [
+				/* @__PURE__ */ R("summary", { children: "Layer by layer" }),
+				/* @__PURE__ */ R(No, { trace: e }),
+				t.rules && /* @__PURE__ */ R("p", {
+					class: "fine",
+					children: t.rules
+				})
+			] })
 		]
 	});
 }
-var Do = {
+var ko = {
 	healthy: "●",
 	imbalanced: "◐",
 	collapsed: "○",
 	unknown: "–"
 };
-function Oo({ status: e }) {
+function Ao({ status: e }) {
 	return /* @__PURE__ */ R("strong", {
 		class: "status",
 		"data-status": e,
 		children: [
 			/* @__PURE__ */ R("span", {
 				"aria-hidden": "true",
-				children: Do[e]
+				children: ko[e]
 			}),
 			" ",
 			e
 		]
 	});
 }
-function ko({ trace: e }) {
+function jo({ trace: e }) {
 	let t = e.layers.map((e) => e.skipped_fraction), n = e.layer(0);
 	return /* @__PURE__ */ R("dl", {
 		class: "figures",
@@ -3668,7 +3686,7 @@ function ko({ trace: e }) {
 		].map(([e, t]) => /* @__PURE__ */ R("div", { children: [/* @__PURE__ */ R("dt", { children: t }), /* @__PURE__ */ R("dd", { children: e })] }, t))
 	});
 }
-var Ao = [
+var Mo = [
 	"layer",
 	"verdict",
 	"busiest over even",
@@ -3679,15 +3697,15 @@ var Ao = [
 	"margin, median",
 	"in words"
 ];
-function jo({ trace: e }) {
-	return /* @__PURE__ */ R(qt, {
+function No({ trace: e }) {
+	return /* @__PURE__ */ R(Yt, {
 		label: `Layers of ${e.name}`,
 		class: "layers",
-		columns: Ao,
-		children: e.layers.map((e) => /* @__PURE__ */ R(Mo, { layer: e }, e.index))
+		columns: Mo,
+		children: e.layers.map((e) => /* @__PURE__ */ R(Po, { layer: e }, e.index))
 	});
 }
-function Mo({ layer: e }) {
+function Po({ layer: e }) {
 	let t = (e) => e === null ? "–" : U(e);
 	return /* @__PURE__ */ R("tr", { children: [
 		/* @__PURE__ */ R("th", {
@@ -3695,7 +3713,7 @@ function Mo({ layer: e }) {
 			title: e.path,
 			children: e.index
 		}),
-		/* @__PURE__ */ R("td", { children: /* @__PURE__ */ R(Oo, { status: e.verdict.status }) }),
+		/* @__PURE__ */ R("td", { children: /* @__PURE__ */ R(Ao, { status: e.verdict.status }) }),
 		/* @__PURE__ */ R("td", { children: e.max_over_mean === null ? "–" : V(e.max_over_mean) }),
 		/* @__PURE__ */ R("td", { children: e.dead }),
 		/* @__PURE__ */ R("td", { children: t(e.cv) }),
@@ -3709,7 +3727,7 @@ function Mo({ layer: e }) {
 	] });
 }
 // src/walk/steps.ts
-var No = [
+var Fo = [
 	"Token in",
 	"Router scores",
 	"Pick top-k",
@@ -3717,52 +3735,52 @@ var No = [
 	"In parallel",
 	"Combine"
 ];
-function Po(e, t, n, r) {
+function Io(e, t, n, r) {
 	let { choices: i, ran: a, numExperts: o } = t, s = n.num_experts - a.length;
 	switch (e) {
 		case 0: return `${r} reaches layer ${n.index} as a list of numbers, and the router sees this token alone.`;
 		case 1: return `The router gives each of the ${B(o)} experts a score for this one token.`;
 		case 2: return `Only the best ${i.length === 1 ? "one is" : `${i.length} are`} picked; the other ${B(o - i.length)} are out.`;
-		case 3: return `Not every expert votes: ${Gt(a.length, "expert runs", "experts run")} for this token, and the other ${B(s)} stay dark and compute nothing.`;
-		case 4: return Fo(t);
-		default: return Io(t, n);
+		case 3: return `Not every expert votes: ${qt(a.length, "expert runs", "experts run")} for this token, and the other ${B(s)} stay dark and compute nothing.`;
+		case 4: return Lo(t);
+		default: return Ro(t, n);
 	}
 }
-function Fo({ pass: e, rows: t, slowest: n, evenRows: r }) {
-	let i = Gt(e.tokens.length, "token"), a = t[n] ?? 0;
-	return e.tokens.length === 1 ? "This token ran alone: its experts had one row each, and nothing to share." : `The ${i} that ran together are sorted by expert, and all wait for the fullest: expert ${n}, with ${Gt(a, "row")}, ${V(a / r)} an even share.`;
+function Lo({ pass: e, rows: t, slowest: n, evenRows: r }) {
+	let i = qt(e.tokens.length, "token"), a = t[n] ?? 0;
+	return e.tokens.length === 1 ? "This token ran alone: its experts had one row each, and nothing to share." : `The ${i} that ran together are sorted by expert, and all wait for the fullest: expert ${n}, with ${qt(a, "row")}, ${V(a / r)} an even share.`;
 }
-function Io({ ran: e }, t) {
+function Ro({ ran: e }, t) {
 	let n = t.num_shared ? `, the shared ${t.num_shared === 1 ? "expert’s" : "experts’"} added` : "";
 	return e.length === 0 ? `No expert ran, so the routed part adds nothing to this token${n}.` : `${e.length === 1 ? "The output of the one expert is" : `The ${e.length} outputs are`} multiplied by ${e.length === 1 ? "its weight" : "their weights"} and summed${n}: one list of numbers leaves the layer.`;
 }
-function Lo({ margin: e, surerFraction: t, choices: n, firstOut: r }) {
-	if (e === null || t === null) return null;
+function zo({ margin: e, surerFraction: t, choices: n, firstOut: r }) {
+	if (e === null || t === null || !Number.isFinite(e)) return null;
 	let i = n[n.length - 1], a = i && r ? `, expert ${i.expert} over expert ${r.expert}` : "";
 	return `The last one in beat the first one out by ${U(e)}${a}. ${H(t)} of this layer’s tokens were decided by more.`;
 }
-function Ro({ choices: e }) {
+function Bo({ choices: e }) {
 	let t = e.filter((e) => e.isDropped).map((e) => e.expert);
 	if (t.length === 0) return null;
 	let [n, r] = t.length === 1 ? ["Expert", "was"] : ["Experts", "were"];
-	return `${n} ${Kt(t)} ${r} picked but full: this token was dropped there.`;
+	return `${n} ${Jt(t)} ${r} picked but full: this token was dropped there.`;
 }
-function zo(e) {
+function Vo(e) {
 	let { choices: t, sharedNorm: n, outputNorm: r } = e, i = t.map((e) => e.norm);
 	if (r === null || i.some((e) => e === null)) return null;
 	let a = [...i, ...n === null ? [] : [n]].reduce((e, t) => e + t, 0), o = r <= a * (1 + 2 ** -10) ? "as it must be, at most that: they partly point different ways" : "more than that, so something that was not recorded adds to it";
 	return `The parts’ lengths add up to ${U(a)}; the output’s length is ${U(r)}, ${o}.`;
 }
-function Bo({ weightSum: e }, t) {
+function Ho({ weightSum: e }, t) {
 	if (e === null) return null;
 	let n = t.normalises ? ` Normalisation: ${t.normalises}.` : "";
 	return `The weights add up to ${U(e)}.${n}`;
 }
 // src/walk/Combine.tsx
-function Vo({ trace: e, facts: t }) {
-	let n = e.layer(t.layer), r = t.choices.filter((e) => !e.isDropped), i = [Bo(t, n), zo(t)].filter((e) => e !== null), a = r.some((e) => e.norm !== null);
+function Uo({ trace: e, facts: t }) {
+	let n = e.layer(t.layer), r = t.choices.filter((e) => !e.isDropped), i = [Ho(t, n), Vo(t)].filter((e) => e !== null), a = r.some((e) => e.norm !== null);
 	return /* @__PURE__ */ R(b, { children: [
-		/* @__PURE__ */ R(Ho, { choices: r }),
+		/* @__PURE__ */ R(Wo, { choices: r }),
 		/* @__PURE__ */ R("table", {
 			class: "scores",
 			children: [/* @__PURE__ */ R("thead", { children: /* @__PURE__ */ R("tr", { children: [
@@ -3799,8 +3817,8 @@ function Vo({ trace: e, facts: t }) {
 		})
 	] });
 }
-function Ho({ choices: e }) {
-	let t = mt(e, (e) => e.weight ?? 0);
+function Wo({ choices: e }) {
+	let t = ht(e, (e) => e.weight ?? 0);
 	return t <= 0 || e.some((e) => (e.weight ?? -1) < 0) ? null : /* @__PURE__ */ R("div", {
 		class: "weights",
 		role: "img",
@@ -3812,25 +3830,25 @@ function Ho({ choices: e }) {
 	});
 }
 // src/walk/Context.tsx
-var Uo = 60, Wo = 24, Go = [
+var Go = 60, Ko = 24, qo = [
 	"prompt",
 	"generated",
 	"rejected draft",
 	"padding"
 ];
-function Ko({ trace: e, facts: { token: t } }) {
-	let [n, r] = e.sequence(t), [i, a] = [Math.max(n, t - Uo), Math.min(r, t + Wo + 1)], o = W(e.text(t), e.ofToken("token_ids", t)), s = o.trimStart();
+function Jo({ trace: e, facts: { token: t } }) {
+	let [n, r] = e.sequence(t), [i, a] = [Math.max(n, t - Go), Math.min(r, t + Ko + 1)], o = W(e.text(t), e.ofToken("token_ids", t)), s = o.trimStart();
 	return /* @__PURE__ */ R(b, { children: [
 		/* @__PURE__ */ R("blockquote", {
 			class: "context",
 			children: [
 				i > n && "… ",
-				Jo(e, i, t),
+				Xo(e, i, t),
 				o.slice(0, o.length - s.length),
 				/* @__PURE__ */ R("mark", { children: s }),
 				/* @__PURE__ */ R("span", {
 					class: "after",
-					children: Jo(e, t + 1, a)
+					children: Xo(e, t + 1, a)
 				}),
 				a < r && " …"
 			]
@@ -3839,24 +3857,24 @@ function Ko({ trace: e, facts: { token: t } }) {
 			class: "fine",
 			children: "The words before it count only as far as attention has already mixed them into those numbers. The pale ones come after it."
 		}),
-		/* @__PURE__ */ R(qo, {
+		/* @__PURE__ */ R(Yo, {
 			trace: e,
 			token: t
 		})
 	] });
 }
-function qo({ trace: e, token: t }) {
+function Yo({ trace: e, token: t }) {
 	return /* @__PURE__ */ R("dl", {
 		class: "details",
 		children: [
 			["token id", e.ofToken("token_ids", t)],
 			["position", e.ofToken("position", t)],
-			["phase", Go[e.ofToken("phase", t) ?? -1] ?? null],
+			["phase", qo[e.ofToken("phase", t) ?? -1] ?? null],
 			["forward pass", e.ofToken("forward_id", t)]
 		].filter(([, e]) => e !== null).map(([e, t]) => /* @__PURE__ */ R("div", { children: [/* @__PURE__ */ R("dt", { children: e }), /* @__PURE__ */ R("dd", { children: t })] }, e))
 	});
 }
-function Jo(e, t, n) {
+function Xo(e, t, n) {
 	let r = "";
 	for (let i = t; i < n; i++) {
 		let t = e.text(i), n = t !== null && /^[ \n]+$/.test(t);
@@ -3865,7 +3883,7 @@ function Jo(e, t, n) {
 	return r;
 }
 // src/walk/facts.ts
-function Yo(e, t, n) {
+function Zo(e, t, n) {
 	let r = e.layer(t), i = e.choices(t, n), a = i.filter((e) => !e.isDropped && e.expert < r.num_experts), o = e.scores(t, n), s = new Set(i.map((e) => e.expert)), c = o?.find((e) => !s.has(e.expert) && e.ranked > -Infinity) ?? null, l = e.ofLayer("select_margin", t, n), u = e.pass(t, n), d = u.tokensOf.slice(0, r.num_experts).map((e) => e.length), f = i.every((e) => e.weight !== null);
 	return {
 		layer: t,
@@ -3876,18 +3894,18 @@ function Yo(e, t, n) {
 		scores: o,
 		firstOut: c,
 		margin: l,
-		surerFraction: l === null ? null : Xo(e, t, l),
+		surerFraction: l === null ? null : Qo(e, t, l),
 		skippedFraction: 1 - a.length / r.num_experts,
 		pass: u,
 		rows: d,
-		evenRows: mt(d) / d.length,
+		evenRows: ht(d) / d.length,
 		slowest: d.indexOf(Math.max(...d)),
-		weightSum: f && i.length ? mt(i, (e) => e.weight ?? 0) : null,
+		weightSum: f && i.length ? ht(i, (e) => e.weight ?? 0) : null,
 		sharedNorm: e.ofLayer("shared_norms", t, n),
 		outputNorm: e.ofLayer("output_norms", t, n)
 	};
 }
-function Xo(e, t, n) {
+function Qo(e, t, n) {
 	let r = 0, i = 0;
 	for (let a = 0; a < e.numTokens; a++) {
 		let o = e.ofLayer("select_margin", t, a);
@@ -3896,9 +3914,9 @@ function Xo(e, t, n) {
 	return r / i;
 }
 // src/walk/windows.ts
-var Zo = .3;
-function Qo(e, t) {
-	let n = t === 1 ? $o(e) : t === 4 ? es(e) : null, r = t === 5 ? ts(e) : null, i = new Map(e.choices.map((e) => [e.expert, e])), a = new Set(e.ran.map((e) => e.expert));
+var $o = .3;
+function es(e, t) {
+	let n = t === 1 ? ts(e) : t === 4 ? ns(e) : null, r = t === 5 ? rs(e) : null, i = new Map(e.choices.map((e) => [e.expert, e])), a = new Set(e.ran.map((e) => e.expert));
 	return Array.from({ length: e.numExperts }, (e, o) => {
 		let s = i.get(o), c = t > 1 && s !== void 0;
 		return t === 0 ? {
@@ -3919,7 +3937,7 @@ function Qo(e, t) {
 			isChosen: c
 		} : {
 			state: "lit",
-			light: r?.(o) ?? (a.has(o) ? 1 : Zo),
+			light: r?.(o) ?? (a.has(o) ? 1 : $o),
 			isChosen: c
 		} : {
 			state: t === 2 ? "masked" : "idle",
@@ -3928,20 +3946,20 @@ function Qo(e, t) {
 		};
 	});
 }
-function $o({ scores: e, choices: t }) {
+function ts({ scores: e, choices: t }) {
 	if (!e) return (e) => +!!t.some((t) => t.expert === e);
 	let n = Math.max(...e.map((e) => e.raw)) || 1, r = new Map(e.map((e) => [e.expert, Math.max(0, e.raw / n)]));
 	return (e) => r.get(e) ?? 0;
 }
-function es({ rows: e }) {
+function ns({ rows: e }) {
 	let t = Math.max(1, ...e);
 	return (n) => (e[n] ?? 0) / t;
 }
-function ts({ choices: e }) {
+function rs({ choices: e }) {
 	let t = new Map(e.map(({ expert: e, weight: t }) => [e, Math.abs(t ?? 1)])), n = Math.max(1e-9, ...t.values());
-	return (e) => Zo + .7 * (t.get(e) ?? 0) / n;
+	return (e) => $o + .7 * (t.get(e) ?? 0) / n;
 }
-function ns(e, t) {
+function is(e, t) {
 	let { numExperts: n, choices: r, ran: i } = e;
 	switch (t) {
 		case 0: return `${n} experts, waiting.`;
@@ -3952,41 +3970,41 @@ function ns(e, t) {
 		default: return "Brighter: more weight in the sum.";
 	}
 }
-function rs(e) {
+function as(e) {
 	return e <= 16 ? Math.min(4, e) : e <= 64 ? 8 : e <= 256 ? 16 : 24;
 }
 // src/walk/House.tsx
-var is = 64, as = .55;
-function os({ facts: e, step: t }) {
-	let n = Qo(e, t), r = ns(e, t);
+var os = 64, ss = .55;
+function cs({ facts: e, step: t }) {
+	let n = es(e, t), r = is(e, t);
 	return /* @__PURE__ */ R("figure", {
 		class: "house",
 		children: [/* @__PURE__ */ R("div", {
 			class: "windows",
 			role: "img",
 			"aria-label": r,
-			style: { gridTemplateColumns: `repeat(${rs(n.length)}, 1fr)` },
+			style: { gridTemplateColumns: `repeat(${as(n.length)}, 1fr)` },
 			children: n.map(({ state: e, light: t, isChosen: r }, i) => /* @__PURE__ */ R("span", {
 				"data-expert": i,
 				"data-state": e,
 				"data-chosen": r || void 0,
-				"data-bright": t > as || void 0,
+				"data-bright": t > ss || void 0,
 				title: `expert ${i}`,
 				style: { "--light": t.toFixed(3) },
-				children: n.length <= is || r ? i : ""
+				children: n.length <= os || r ? i : ""
 			}, i))
 		}), /* @__PURE__ */ R("figcaption", { children: r })]
 	});
 }
 // src/walk/Parallel.tsx
-var ss = 104, cs = 100, ls = 16, us = 14;
-function ds({ trace: e, facts: t }) {
-	let [n, r] = pi();
+var ls = 104, us = 100, ds = 16, fs = 14;
+function ps({ trace: e, facts: t }) {
+	let [n, r] = xa();
 	return /* @__PURE__ */ R(b, { children: [
 		/* @__PURE__ */ R("div", {
 			ref: n,
 			class: "chart",
-			children: [/* @__PURE__ */ R(fs, {
+			children: [/* @__PURE__ */ R(ms, {
 				facts: t,
 				width: r
 			}), /* @__PURE__ */ R("p", {
@@ -3996,7 +4014,7 @@ function ds({ trace: e, facts: t }) {
 		}),
 		/* @__PURE__ */ R("dl", {
 			class: "together",
-			children: t.ran.map(({ expert: n }) => /* @__PURE__ */ R(ps, {
+			children: t.ran.map(({ expert: n }) => /* @__PURE__ */ R(hs, {
 				trace: e,
 				facts: t,
 				expert: n
@@ -4012,11 +4030,11 @@ function ds({ trace: e, facts: t }) {
 		})
 	] });
 }
-function fs({ facts: e, width: t }) {
-	let { rows: n, evenRows: r, slowest: i } = e, a = Z().domain([0, dt(n) || 1]).range([cs, ls]), o = t / n.length, s = new Set(e.ran.map((e) => e.expert)), c = i > n.length / 2;
+function ms({ facts: e, width: t }) {
+	let { rows: n, evenRows: r, slowest: i } = e, a = Z().domain([0, dt(n) || 1]).range([us, ds]), o = t / n.length, s = new Set(e.ran.map((e) => e.expert)), c = i > n.length / 2;
 	return /* @__PURE__ */ R("svg", {
 		width: t,
-		height: ss,
+		height: ls,
 		role: "img",
 		"aria-label": "Rows of each expert in this pass",
 		children: [
@@ -4025,7 +4043,7 @@ function fs({ facts: e, width: t }) {
 				x: t * o,
 				y: a(e),
 				width: Math.max(.8, o - (o > 4 ? 2 : .4)),
-				height: cs - a(e)
+				height: us - a(e)
 			}, t)),
 			/* @__PURE__ */ R("line", {
 				class: "axis",
@@ -4056,8 +4074,8 @@ function fs({ facts: e, width: t }) {
 		]
 	});
 }
-function ps({ trace: e, facts: t, expert: n }) {
-	let r = (t.pass.tokensOf[n] ?? []).filter((e) => e !== t.token), i = r.length - us;
+function hs({ trace: e, facts: t, expert: n }) {
+	let r = (t.pass.tokensOf[n] ?? []).filter((e) => e !== t.token), i = r.length - fs;
 	return /* @__PURE__ */ R("div", { children: [/* @__PURE__ */ R("dt", { children: [
 		"expert ",
 		n,
@@ -4066,7 +4084,7 @@ function ps({ trace: e, facts: t, expert: n }) {
 		" rows"
 	] }), /* @__PURE__ */ R("dd", { children: [
 		r.length === 0 && "for this token alone",
-		ms(r, t.token).map((t) => /* @__PURE__ */ R("span", {
+		gs(r, t.token).map((t) => /* @__PURE__ */ R("span", {
 			class: "chip plain",
 			children: /* @__PURE__ */ R("bdi", { children: W(e.text(t), e.ofToken("token_ids", t)) })
 		}, t)),
@@ -4080,12 +4098,12 @@ function ps({ trace: e, facts: t, expert: n }) {
 		})
 	] })] });
 }
-function ms(e, t) {
-	return [...e].sort((e, n) => Math.abs(e - t) - Math.abs(n - t)).slice(0, us).sort((e, t) => e - t);
+function gs(e, t) {
+	return [...e].sort((e, n) => Math.abs(e - t) - Math.abs(n - t)).slice(0, fs).sort((e, t) => e - t);
 }
 // src/walk/Pick.tsx
-function hs({ facts: e }) {
-	let t = Lo(e), n = Ro(e);
+function _s({ facts: e }) {
+	let t = zo(e), n = Bo(e);
 	return /* @__PURE__ */ R(b, { children: [
 		/* @__PURE__ */ R("ol", {
 			class: "picks",
@@ -4094,7 +4112,9 @@ function hs({ facts: e }) {
 				children: [
 					"expert ",
 					/* @__PURE__ */ R("b", { children: e }),
+					" ",
 					t !== null && /* @__PURE__ */ R("span", { children: ["weight ", U(t)] }),
+					" ",
 					n && /* @__PURE__ */ R("span", { children: "dropped" })
 				]
 			}, e))
@@ -4104,8 +4124,8 @@ function hs({ facts: e }) {
 	] });
 }
 // src/walk/Run.tsx
-function gs({ trace: e, facts: t }) {
-	let n = e.layer(t.layer), r = n.num_experts - t.ran.length, i = Ro(t), a = t.choices.filter((e) => e.expert >= n.num_experts).length;
+function vs({ trace: e, facts: t }) {
+	let n = e.layer(t.layer), r = n.num_experts - t.ran.length, i = Bo(t), a = t.choices.filter((e) => e.expert >= n.num_experts).length;
 	return /* @__PURE__ */ R(b, { children: [
 		/* @__PURE__ */ R("p", {
 			class: "big",
@@ -4124,20 +4144,20 @@ function gs({ trace: e, facts: t }) {
 		] }),
 		n.num_shared > 0 && /* @__PURE__ */ R("p", { children: [
 			"Besides, ",
-			Gt(n.num_shared, "shared expert runs", "shared experts run"),
+			qt(n.num_shared, "shared expert runs", "shared experts run"),
 			" for every token."
 		] }),
-		a > 0 && /* @__PURE__ */ R("p", { children: [Gt(a, "choice is an expert", "choices are experts"), " without computation."] }),
+		a > 0 && /* @__PURE__ */ R("p", { children: [qt(a, "choice is an expert", "choices are experts"), " without computation."] }),
 		i && /* @__PURE__ */ R("p", { children: i })
 	] });
 }
 // src/walk/ScoreChart.tsx
-var _s = 150, vs = 26, ys = 146;
-function bs({ scores: e, numPicked: t, isBiased: n, width: r }) {
-	let i = r / e.length, [a = 0, o = 1] = Ze(e.flatMap(({ raw: e, ranked: t }) => Number.isFinite(t) ? [e, t] : [e])), s = Z().domain([Math.min(0, a), Math.max(o, 1e-9)]).range([ys, vs]), c = Math.max(.8, i - (i > 4 ? 2 : .4)), l = t * i, u = l > r / 2;
+var ys = 150, bs = 26, xs = 146;
+function Ss({ scores: e, numPicked: t, isBiased: n, width: r }) {
+	let i = r / e.length, [a = 0, o = 1] = Ze(e.flatMap(({ raw: e, ranked: t }) => Number.isFinite(t) ? [e, t] : [e])), s = Z().domain([Math.min(0, a), Math.max(o, 1e-9)]).range([xs, bs]), c = Math.max(.8, i - (i > 4 ? 2 : .4)), l = t * i, u = l > r / 2;
 	return /* @__PURE__ */ R("svg", {
 		width: r,
-		height: _s,
+		height: ys,
 		role: "img",
 		"aria-label": "Scores of all experts, sorted",
 		children: [
@@ -4178,14 +4198,14 @@ function bs({ scores: e, numPicked: t, isBiased: n, width: r }) {
 	});
 }
 // src/walk/Scores.tsx
-var xs = 2;
-function Ss({ trace: e, facts: t }) {
-	let [n, r] = pi(), i = e.layer(t.layer), { scores: a, choices: o } = t;
+var Cs = 2;
+function ws({ trace: e, facts: t }) {
+	let [n, r] = xa(), i = e.layer(t.layer), { scores: a, choices: o } = t;
 	return /* @__PURE__ */ R(b, { children: [
 		/* @__PURE__ */ R("div", {
 			ref: n,
 			class: "chart",
-			children: a && /* @__PURE__ */ R(b, { children: [/* @__PURE__ */ R(bs, {
+			children: a && /* @__PURE__ */ R(b, { children: [/* @__PURE__ */ R(Ss, {
 				scores: a,
 				numPicked: o.length,
 				isBiased: i.selects_on_bias,
@@ -4195,18 +4215,18 @@ function Ss({ trace: e, facts: t }) {
 				children: ["All experts, best first.", i.selects_on_bias && " Bars: the score. Ticks: score and bias, which decide."]
 			})] })
 		}),
-		a ? /* @__PURE__ */ R(Cs, {
-			scores: a.slice(0, o.length + xs),
+		a ? /* @__PURE__ */ R(Ts, {
+			scores: a.slice(0, o.length + Cs),
 			facts: t,
 			isBiased: i.selects_on_bias
-		}) : /* @__PURE__ */ R(ws, { facts: t }),
+		}) : /* @__PURE__ */ R(Es, { facts: t }),
 		i.formula && /* @__PURE__ */ R("p", {
 			class: "formula",
 			children: i.formula
 		})
 	] });
 }
-function Cs({ scores: e, facts: t, isBiased: n }) {
+function Ts({ scores: e, facts: t, isBiased: n }) {
 	let r = new Set(t.choices.map((e) => e.expert));
 	return /* @__PURE__ */ R("table", {
 		class: "scores",
@@ -4238,7 +4258,7 @@ function Cs({ scores: e, facts: t, isBiased: n }) {
 		}, e.expert)) })]
 	});
 }
-function ws({ facts: e }) {
+function Es({ facts: e }) {
 	return /* @__PURE__ */ R("p", { children: [
 		"The scores of this token are not on the page: here are its choices.",
 		" ",
@@ -4247,20 +4267,20 @@ function ws({ facts: e }) {
 	] });
 }
 // src/walk/WalkStep.tsx
-var Ts = [
-	Ko,
-	Ss,
-	hs,
-	gs,
-	ds,
-	Vo
+var Ds = [
+	Jo,
+	ws,
+	_s,
+	vs,
+	ps,
+	Uo
 ];
-function Es({ trace: e, layer: t, token: n, step: r, isAnnounced: i }) {
-	let a = L(() => Yo(e, t, n), [
+function Os({ trace: e, layer: t, token: n, step: r, isAnnounced: i }) {
+	let a = L(() => Zo(e, t, n), [
 		e,
 		t,
 		n
-	]), o = Ts[r] ?? Ko, s = Zt(e.text(n), e.ofToken("token_ids", n));
+	]), o = Ds[r] ?? Jo, s = $t(e.text(n), e.ofToken("token_ids", n));
 	return /* @__PURE__ */ R("div", {
 		class: "step",
 		"data-step": r,
@@ -4269,20 +4289,20 @@ function Es({ trace: e, layer: t, token: n, step: r, isAnnounced: i }) {
 			children: [/* @__PURE__ */ R("p", {
 				class: "sentence",
 				"aria-live": i ? "polite" : "off",
-				children: Po(r, a, e.layer(t), s)
+				children: Io(r, a, e.layer(t), s)
 			}), /* @__PURE__ */ R(o, {
 				trace: e,
 				facts: a
 			})]
-		}), /* @__PURE__ */ R(os, {
+		}), /* @__PURE__ */ R(cs, {
 			facts: a,
 			step: r
 		})]
 	});
 }
 // src/walk/Walk.tsx
-function Ds({ traces: e, comparison: t, selection: n, select: r }) {
-	let i = De(null), { step: a } = n, o = (e) => r({ step: Math.max(0, Math.min(No.length - 1, e)) });
+function ks({ traces: e, comparison: t, selection: n, select: r }) {
+	let i = De(null), { step: a } = n, o = (e) => r({ step: Math.max(0, Math.min(Fo.length - 1, e)) });
 	return /* @__PURE__ */ R("section", {
 		id: "walk",
 		ref: i,
@@ -4290,14 +4310,14 @@ function Ds({ traces: e, comparison: t, selection: n, select: r }) {
 		tabIndex: -1,
 		onKeyDown: (e) => {
 			let t = e.key === "ArrowRight" ? 1 : e.key === "ArrowLeft" ? -1 : 0;
-			t === 0 || Os(e.target) || (e.preventDefault(), o(a + t));
+			t === 0 || As(e.target) || (e.preventDefault(), o(a + t));
 		},
 		children: [
 			/* @__PURE__ */ R("h2", {
 				id: "walk-title",
 				children: "One token, one layer, six steps"
 			}),
-			/* @__PURE__ */ R(ks, {
+			/* @__PURE__ */ R(js, {
 				traces: e,
 				comparison: t,
 				selection: n,
@@ -4307,7 +4327,7 @@ function Ds({ traces: e, comparison: t, selection: n, select: r }) {
 				"aria-label": "Steps",
 				children: /* @__PURE__ */ R("ol", {
 					class: "steps",
-					children: No.map((e, t) => /* @__PURE__ */ R("li", { children: /* @__PURE__ */ R("button", {
+					children: Fo.map((e, t) => /* @__PURE__ */ R("li", { children: /* @__PURE__ */ R("button", {
 						type: "button",
 						"aria-current": t === a ? "step" : void 0,
 						onClick: () => o(t),
@@ -4319,14 +4339,14 @@ function Ds({ traces: e, comparison: t, selection: n, select: r }) {
 					}) }, e))
 				})
 			}),
-			/* @__PURE__ */ R(Ga, {
+			/* @__PURE__ */ R(qa, {
 				traces: e,
 				view: (e, t) => {
 					let r = n.tokens[t] ?? null;
 					return r === null ? /* @__PURE__ */ R("p", {
 						class: "fine",
 						children: "This token has no counterpart in this trace."
-					}) : /* @__PURE__ */ R(Es, {
+					}) : /* @__PURE__ */ R(Os, {
 						trace: e,
 						layer: n.layer,
 						token: r,
@@ -4348,12 +4368,12 @@ function Ds({ traces: e, comparison: t, selection: n, select: r }) {
 						"step ",
 						a + 1,
 						" of ",
-						No.length
+						Fo.length
 					] }),
 					/* @__PURE__ */ R("button", {
 						type: "button",
 						onClick: () => o(a + 1),
-						disabled: a === No.length - 1,
+						disabled: a === Fo.length - 1,
 						children: "next →"
 					})
 				]
@@ -4361,11 +4381,11 @@ function Ds({ traces: e, comparison: t, selection: n, select: r }) {
 		]
 	});
 }
-function Os(e) {
+function As(e) {
 	return e instanceof HTMLInputElement || e instanceof HTMLSelectElement;
 }
-function ks({ traces: e, comparison: t, selection: n, select: r }) {
-	let i = +(n.tokens[0] == null), a = e[i], o = n.tokens[i] ?? 0, s = (e) => r({ tokens: t?.tokens(i, e) ?? [e] }), c = As(a.scoredTokens(), o);
+function js({ traces: e, comparison: t, selection: n, select: r }) {
+	let i = +(n.tokens[0] == null), a = e[i], o = n.tokens[i] ?? 0, s = (e) => r({ tokens: t?.tokens(i, e) ?? [e] }), c = Ms(a.scoredTokens(), o);
 	return /* @__PURE__ */ R("div", {
 		class: "controls",
 		children: [
@@ -4375,7 +4395,7 @@ function ks({ traces: e, comparison: t, selection: n, select: r }) {
 					"token ",
 					o,
 					" ",
-					/* @__PURE__ */ R("b", { children: Zt(a.text(o), a.ofToken("token_ids", o)) })
+					/* @__PURE__ */ R("b", { children: $t(a.text(o), a.ofToken("token_ids", o)) })
 				]
 			}),
 			/* @__PURE__ */ R("span", {
@@ -4394,7 +4414,7 @@ function ks({ traces: e, comparison: t, selection: n, select: r }) {
 					children: "›"
 				})]
 			}),
-			/* @__PURE__ */ R(Ya, {
+			/* @__PURE__ */ R(Za, {
 				trace: a,
 				selection: n,
 				select: r
@@ -4407,109 +4427,114 @@ function ks({ traces: e, comparison: t, selection: n, select: r }) {
 		]
 	});
 }
-function As(e, t) {
+function Ms(e, t) {
 	let n = null;
 	for (let r of Array.from(e)) (n === null || Math.abs(r - t) < Math.abs(n - t)) && (n = r);
 	return n;
 }
 // src/app.tsx
-function js({ payload: e }) {
-	let t = L(() => e.traces.map(({ facts: e, arrays: t }) => new ln(e, t)), [e]), n = L(() => e.comparison ? new cn(e.comparison) : null, [e]), [r, i] = I(() => Fs(t, n)), [a, o] = I("auto"), s = Oe((e) => i((t) => ({
+function Ns({ payload: e }) {
+	let t = L(() => e.traces.map(({ facts: e, arrays: t }) => new dn(e, t)), [e]), n = L(() => e.comparison ? new un(e.comparison) : null, [e]), [r, i] = I(() => Ls(t, n)), [a, o] = I("auto"), s = Oe((e) => i((t) => ({
 		...t,
 		...e
-	})), []), c = ui(a), l = {
+	})), []), c = fi(a), l = {
 		selection: r,
 		select: s,
 		comparison: n
-	}, u = t.every((e) => e.numTokens > 0), d = (e) => /* @__PURE__ */ R(Ga, {
+	}, u = t.every((e) => e.numTokens > 0), d = t.some((e) => e.facts.size), f = t.some(({ arrays: e }) => e.top_tokens || e.partners || e.load_bins), p = (e) => /* @__PURE__ */ R(qa, {
 		traces: t,
 		view: e
 	});
-	return /* @__PURE__ */ R(di.Provider, {
+	return /* @__PURE__ */ R(pi.Provider, {
 		value: c,
 		children: /* @__PURE__ */ R("div", {
 			class: "page",
 			"data-theme": a,
 			children: [
-				/* @__PURE__ */ R(Ra, {
+				/* @__PURE__ */ R(ya, {
 					title: e.title,
 					traces: t,
 					theme: a,
 					setTheme: o,
-					hasTokens: u
+					has: {
+						text: u,
+						walk: u,
+						experts: f,
+						size: d
+					}
 				}),
 				/* @__PURE__ */ R("main", { children: [
-					/* @__PURE__ */ R(Is, {
+					/* @__PURE__ */ R(Rs, {
 						id: "verdict",
 						title: "Verdict",
-						children: [d((e) => /* @__PURE__ */ R(Eo, { trace: e })), n && /* @__PURE__ */ R(en, {
+						children: [p((e) => /* @__PURE__ */ R(Oo, { trace: e })), n && /* @__PURE__ */ R(nn, {
 							traces: t,
 							...l,
 							comparison: n
 						})]
 					}),
-					/* @__PURE__ */ R(Is, {
+					/* @__PURE__ */ R(Rs, {
 						id: "map",
 						title: "The whole: every layer, every expert",
-						lead: Ms,
-						children: d((e) => /* @__PURE__ */ R(b, { children: [/* @__PURE__ */ R(Mi, {
+						lead: Ps,
+						children: p((e) => /* @__PURE__ */ R(b, { children: [/* @__PURE__ */ R(Ba, {
 							trace: e,
 							...l
-						}), /* @__PURE__ */ R(Ua, {
+						}), /* @__PURE__ */ R(Ga, {
 							trace: e,
 							layer: r.layer
 						})] }))
 					}),
-					u && /* @__PURE__ */ R(b, { children: [/* @__PURE__ */ R(Is, {
+					u && /* @__PURE__ */ R(b, { children: [/* @__PURE__ */ R(Rs, {
 						id: "text",
 						title: "The text, token by token",
-						lead: Ns,
-						children: [/* @__PURE__ */ R(io, {
+						lead: Fs,
+						children: [/* @__PURE__ */ R(oo, {
 							traces: t,
 							...l
-						}), d((e, t) => /* @__PURE__ */ R(xo, {
+						}), p((e, t) => /* @__PURE__ */ R(Co, {
 							trace: e,
 							side: t,
 							...l
 						}))]
-					}), /* @__PURE__ */ R(Ds, {
+					}), /* @__PURE__ */ R(ks, {
 						traces: t,
 						...l
 					})] }),
-					/* @__PURE__ */ R(Is, {
+					f && /* @__PURE__ */ R(Rs, {
 						id: "experts",
 						title: "The experts of a layer",
-						lead: Ps,
+						lead: Is,
 						children: [/* @__PURE__ */ R("div", {
 							class: "controls",
-							children: /* @__PURE__ */ R(Ya, {
+							children: /* @__PURE__ */ R(Za, {
 								trace: t[0],
 								...l
 							})
-						}), d((e) => /* @__PURE__ */ R(Fa, {
+						}), p((e) => /* @__PURE__ */ R(ga, {
 							trace: e,
 							...l
 						}))]
 					}),
-					t.some((e) => e.facts.size) && /* @__PURE__ */ R(Is, {
+					d && /* @__PURE__ */ R(Rs, {
 						id: "size",
 						title: "Size: what is there, and what runs",
-						children: d((e) => e.facts.size && /* @__PURE__ */ R(Ka, { size: e.facts.size }))
+						children: p((e) => e.facts.size && /* @__PURE__ */ R(Ja, { size: e.facts.size }))
 					}),
-					/* @__PURE__ */ R(Is, {
+					/* @__PURE__ */ R(Rs, {
 						id: "limits",
 						title: "What this does not show",
 						children: /* @__PURE__ */ R(Ve, { traces: t })
 					})
 				] }),
-				/* @__PURE__ */ R("footer", { children: d((e) => /* @__PURE__ */ R(He, { trace: e })) })
+				/* @__PURE__ */ R("footer", { children: p((e) => /* @__PURE__ */ R(He, { trace: e })) })
 			]
 		})
 	});
 }
-var Ms = "Each cell is one expert of one layer, coloured by how much work it got. A balanced layer is one pale band.", Ns = "Choose a token here, by pointer or arrow keys, and the walk below follows it through a layer.", Ps = "An expert is named by nothing but its number. What it takes most says more about it than any label would.";
-function Fs(e, t) {
-	let n = t?.mostChanged[0], r = n === void 0 ? Ja(e[0]) : t?.tokenOf(n, 0) ?? 0, i = Math.floor((e[0]?.layers.length ?? 1) / 2);
+var Ps = "Each cell is one expert of one layer, coloured by how much work it got. A balanced layer is one pale band.", Fs = "Choose a token here, by pointer or arrow keys, and the walk below follows it through a layer.", Is = "An expert is named by nothing but its number. What it takes most says more about it than any label would.";
+function Ls(e, t) {
+	let n = t?.mostChanged[0], r = n === void 0 ? Xa(e[0]) : t?.tokenOf(n, 0) ?? 0, i = Math.floor((e[0]?.layers.length ?? 1) / 2);
 	return {
 		layer: i,
 		tokens: t?.tokens(0, r) ?? [r],
@@ -4518,7 +4543,7 @@ function Fs(e, t) {
 		quantity: t ? "overlap" : "first"
 	};
 }
-function Is({ id: e, title: t, lead: n, children: r }) {
+function Rs({ id: e, title: t, lead: n, children: r }) {
 	return /* @__PURE__ */ R("section", {
 		id: e,
 		"aria-labelledby": `${e}-title`,
@@ -4536,20 +4561,20 @@ function Is({ id: e, title: t, lead: n, children: r }) {
 	});
 }
 // src/data/payload.ts
-var Ls = /* @__PURE__ */ "topk_ids.topk_weights.select_margin.router_entropy.dropped.token_text.token_ids.position.phase.forward_id.seq_offsets.counts.scored_tokens.router_logits.router_scores.select_scores.select_bias.contribution_norms.shared_norms.output_norms.pass_ids.pass_ratio.top_tokens.top_token_counts.top_token_lift.specialisation.specialisation_baseline.partners.partner_lift.load_bins".split("."), Rs = 1;
-async function zs(e) {
+var zs = /* @__PURE__ */ "topk_ids.topk_weights.select_margin.router_entropy.dropped.token_text.token_ids.position.phase.forward_id.seq_offsets.counts.scored_tokens.router_logits.router_scores.select_scores.select_bias.contribution_norms.shared_norms.output_norms.pass_ids.pass_ratio.top_tokens.top_token_counts.top_token_lift.specialisation.specialisation_baseline.partners.partner_lift.load_bins".split("."), Bs = 1;
+async function Vs(e) {
 	let t = new Blob([e]).stream().pipeThrough(new DecompressionStream("deflate"));
 	return new Response(t).arrayBuffer();
 }
-function Bs(e) {
+function Hs(e) {
 	let t = new DataView(e).getUint32(0, !0), n = JSON.parse(new TextDecoder().decode(new Uint8Array(e, 4, t)));
-	if (n.page !== Rs) throw Error(`page (=${n.page}) must be ${Rs}; write the page again with one version of Headgate`);
-	let r = (t) => Hs(e, t), i = n.comparison;
+	if (n.page !== Bs) throw Error(`page (=${n.page}) must be ${Bs}; write the page again with one version of Headgate`);
+	let r = (t) => Ws(e, t), i = n.comparison;
 	return {
 		title: n.title,
 		traces: n.traces.map((t) => ({
 			facts: t,
-			arrays: Vs(e, t.arrays)
+			arrays: Us(e, t.arrays)
 		})),
 		comparison: i ? {
 			facts: i,
@@ -4559,15 +4584,15 @@ function Bs(e) {
 		} : null
 	};
 }
-function Vs(e, t) {
+function Us(e, t) {
 	let n = {};
-	for (let r of Ls) {
+	for (let r of zs) {
 		let i = t[r];
-		i && (n[r] = Hs(e, i));
+		i && (n[r] = Ws(e, i));
 	}
 	return n;
 }
-function Hs(e, { dtype: t, shape: n, offset: r }) {
+function Ws(e, { dtype: t, shape: n, offset: r }) {
 	let i = n.reduce((e, t) => e * t, 1);
 	switch (t) {
 		case "u8": return {
@@ -4587,7 +4612,7 @@ function Hs(e, { dtype: t, shape: n, offset: r }) {
 			shape: n
 		};
 		case "f16": return {
-			data: Ws(new Uint16Array(e, r, i)),
+			data: Ks(new Uint16Array(e, r, i)),
 			shape: n
 		};
 		case "f32": return {
@@ -4601,32 +4626,32 @@ function Hs(e, { dtype: t, shape: n, offset: r }) {
 		default: throw Error(`dtype (=${t}) is unknown; write the page again with one version of Headgate`);
 	}
 }
-var Us;
-function Ws(e) {
-	Us ??= Float32Array.from({ length: 65536 }, (e, t) => Gs(t));
-	let t = Us, n = new Float32Array(e.length);
+var Gs;
+function Ks(e) {
+	Gs ??= Float32Array.from({ length: 65536 }, (e, t) => qs(t));
+	let t = Gs, n = new Float32Array(e.length);
 	for (let r = 0; r < e.length; r++) n[r] = t[e[r]];
 	return n;
 }
-function Gs(e) {
+function qs(e) {
 	let t = e & 32768 ? -1 : 1, n = e >> 10 & 31, r = e & 1023;
 	return n === 31 ? r ? NaN : t * Infinity : n === 0 ? t * r * 2 ** -24 : t * (1 + r / 1024) * 2 ** (n - 15);
 }
 // src/styles/page.css?inline
-var Ks = ":root,:host{--ink:var(--lightningcss-light,#1c1e22)var(--lightningcss-dark,#ebe8e1);--muted:var(--lightningcss-light,#5a5f69)var(--lightningcss-dark,#a3a7af);--rule:var(--lightningcss-light,#dcd8cf)var(--lightningcss-dark,#33373e);--paper:var(--lightningcss-light,#fbfaf7)var(--lightningcss-dark,#15171b);--raised:var(--lightningcss-light,#f2efe8)var(--lightningcss-dark,#1e2126);--accent:var(--lightningcss-light,#a8420a)var(--lightningcss-dark,#ffa24d);--tint:var(--lightningcss-light,#f0a15c)var(--lightningcss-dark,#b5651f);--night:#14171d;--lit:#ffb02e;--serif:\"Iowan Old Style\", \"Palatino Linotype\", Palatino, \"Book Antiqua\", Georgia, \"DejaVu Serif\", serif;--sans:system-ui, -apple-system, \"Segoe UI\", Roboto, \"Helvetica Neue\", \"DejaVu Sans\", sans-serif;--mono:ui-monospace, Menlo, Consolas, \"DejaVu Sans Mono\", monospace;--lightningcss-light:initial;--lightningcss-dark: ;color-scheme:light dark}@media (prefers-color-scheme:dark){:root,:host{--lightningcss-light: ;--lightningcss-dark:initial}}body{background:var(--paper);margin:0}.page{color:var(--ink);background:var(--paper);font:15px / 1.5 var(--sans);font-variant-numeric:tabular-nums;overflow-wrap:break-word;-webkit-text-size-adjust:100%;-moz-text-size-adjust:100%;text-size-adjust:100%;max-width:1180px;margin:0 auto;padding:0 32px 64px}.page[data-theme=light]{--lightningcss-light:initial;--lightningcss-dark: ;color-scheme:light}.page[data-theme=dark]{--lightningcss-light: ;--lightningcss-dark:initial;color-scheme:dark}body:has(.page[data-theme=light]){--lightningcss-light:initial;--lightningcss-dark: ;color-scheme:light}body:has(.page[data-theme=dark]){--lightningcss-light: ;--lightningcss-dark:initial;color-scheme:dark}*,:before,:after{box-sizing:border-box}h1,h2,h3,.sentence,.verdict-sentence{font-family:var(--serif);text-wrap:balance;font-weight:600;line-height:1.2}h1{letter-spacing:-.01em;margin:40px 0 12px;font-size:38px}h2{margin:0 0 6px;font-size:26px}h3{margin:0 0 8px;font-size:18px}p{max-width:68ch;margin:0 0 12px}main>section{border-top:1px solid var(--rule);margin-top:56px;padding-top:22px;scroll-margin-top:44px}main>section:focus{outline:none}:focus-visible{outline:2px solid var(--accent);outline-offset:2px}.lead,.note{color:var(--muted);margin-bottom:20px}.note{margin-bottom:4px}.fine{color:var(--muted);font-size:13px}.reading{max-width:50ch;margin:20vh auto;padding:0 24px;font:15px/1.5 system-ui,sans-serif}dl,dd,ol,ul,figure{margin:0;padding:0}ol,ul{list-style:none}table{border-collapse:collapse;text-align:left;font-size:13px}th,td{border-bottom:1px solid var(--rule);vertical-align:top;padding:5px 14px 5px 0}thead th{color:var(--muted);font-weight:500}tbody th{font-weight:600}caption{text-align:left;padding-bottom:8px}svg{display:block;overflow:visible}svg text{fill:var(--muted);font:11px var(--sans)}.axis{stroke:var(--muted)}.mark{stroke:var(--accent);stroke-width:1.5px}.scroll{max-height:430px;overflow:auto}.scroll thead th{background:var(--paper);position:sticky;top:0}footer{border-top:1px solid var(--rule);margin-top:56px;padding-top:22px}.bar{background:var(--paper);border-bottom:1px solid var(--rule);z-index:2;justify-content:space-between;align-items:center;gap:8px 24px;padding:9px 0;display:flex;position:sticky;top:0}header{display:contents}nav a{color:var(--muted);margin-right:18px;font-size:13px;text-decoration:none;display:inline-block}nav a:hover{color:var(--accent)}label,.picked{color:var(--muted);white-space:nowrap;font-size:13px}.picked b{color:var(--ink);font-family:var(--mono);white-space:pre}.controls{flex-wrap:wrap;align-items:center;gap:8px 20px;min-height:30px;margin:0 0 14px;display:flex}button,select,input{background:var(--paper);border:1px solid var(--muted);color:var(--ink);font:13px / 1.4 var(--sans);border-radius:4px;padding:3px 9px}input[type=search]{width:15em}input[type=number]{width:5em}input[type=checkbox]{accent-color:var(--accent);vertical-align:-1px;margin:0}button{cursor:pointer}button:hover:not(:disabled){border-color:var(--accent);color:var(--accent)}button:disabled{border-color:var(--rule);color:var(--muted);cursor:default}.pager{gap:4px;display:flex}.legend{color:var(--muted);flex-wrap:wrap;gap:4px 12px;font-size:12px;display:flex}.legend i{vertical-align:-1px;border-radius:2px;width:18px;height:12px;margin-right:5px;display:inline-block}.legend-text{color:var(--muted);margin:0;font-size:12px}.ramp{background:linear-gradient(to right, transparent, var(--tint));border:1px solid var(--rule);vertical-align:-2px;width:90px;height:12px;display:inline-block}.sides{grid-template-columns:1fr 1fr;gap:32px 40px;display:grid}.side{min-width:0}.side-name{color:var(--muted);font-size:13px}.side-name b{border:1px solid var(--muted);color:var(--ink);border-radius:3px;margin-right:4px;padding:0 6px}.verdict-sentence{text-wrap:pretty;max-width:46ch;font-size:23px;font-weight:400;line-height:1.35}.status{white-space:nowrap}.status[data-status=imbalanced],.status[data-status=collapsed]{color:var(--accent)}.figures{flex-wrap:wrap;gap:18px 44px;margin:26px 0;display:flex}.figures div{flex-direction:column-reverse;display:flex}.figures dd{font:600 26px / 1.2 var(--serif)}.figures dt{color:var(--muted);font-size:13px}summary{color:var(--muted);cursor:pointer;margin-bottom:8px;font-size:13px}.layers{min-width:880px}.layers .words{color:var(--muted);min-width:26em}.canvas-frame{cursor:crosshair;position:relative}.canvas-frame canvas{pointer-events:none;display:block}.cell-mark{border:2px solid var(--ink);outline:1px solid var(--paper);pointer-events:none;position:absolute}.readout{margin:8px 0 0;font-size:13px}.passes{margin-top:30px}.passes figcaption{max-width:68ch;margin-bottom:10px;font-size:14px}.column{fill:var(--muted)}.search{flex-wrap:wrap;align-items:center;gap:8px;margin-bottom:10px;font-size:13px;display:flex}.text-frame{border:1px solid var(--rule);border-radius:4px;padding:4px 8px;position:relative;overflow-y:auto}.lines{contain:strict;position:relative}.line{gap:2px;height:28px;padding:2px 0;display:flex;position:absolute;left:0}.chip{background:color-mix(in oklab, var(--tint) calc(var(--amount,0) * 62%), transparent);cursor:pointer;font:13px / 24px var(--mono);white-space:pre;border-radius:3px;height:24px;padding:0 4px;overflow:hidden}.chip sub{color:var(--ink);font:10px / 1 var(--mono);letter-spacing:-.02em;vertical-align:-3px;margin-left:2px}.chip[data-hue=\"0\"]{background:var(--lightningcss-light,#cfe0f3)var(--lightningcss-dark,#23405f)}.chip[data-hue=\"1\"]{background:var(--lightningcss-light,#fbdcb9)var(--lightningcss-dark,#5f3d17)}.chip[data-hue=\"2\"]{background:var(--lightningcss-light,#cdeadd)var(--lightningcss-dark,#1c4a3b)}.chip[data-hue=\"3\"]{background:var(--lightningcss-light,#f3cfe0)var(--lightningcss-dark,#5a2844)}.chip[data-hue=\"4\"]{background:var(--lightningcss-light,#e6e2b4)var(--lightningcss-dark,#4a4714)}.chip[data-hue=\"5\"]{background:var(--lightningcss-light,#d9d3f2)var(--lightningcss-dark,#3c3566)}.chip[data-hue=\"6\"]{background:var(--lightningcss-light,#f6d0c7)var(--lightningcss-dark,#61302a)}.chip[data-hue=\"7\"]{background:var(--lightningcss-light,#dfdfdf)var(--lightningcss-dark,#3f4349)}.chip:hover{box-shadow:inset 0 0 0 1px var(--muted)}.chip.blank{color:var(--muted)}.chip.found{box-shadow:inset 0 -3px 0 var(--accent)}.chip[aria-selected=true]{box-shadow:inset 0 0 0 2px var(--ink)}.chip.plain{background:var(--raised);cursor:inherit;vertical-align:bottom;margin:1px 3px 1px 0;display:inline-block}.experts td{white-space:nowrap}.experts td.tokens{white-space:normal;min-width:22em}.experts tr.selected{background:var(--raised)}.experts table+button,.experts .scroll+button{margin-top:12px}.partner{margin-right:12px;display:inline-block}.partner sub{color:var(--muted);margin-left:3px;font-size:11px}.sparkline path,.sparkline rect{fill:var(--muted)}.comparison{margin-top:32px}.comparison-parts{grid-template-columns:minmax(0,1fr) minmax(0,1fr);gap:32px 40px;display:grid}.changed button{border-color:#0000;align-items:center;gap:12px;width:100%;padding:2px 4px;display:flex}.changed button[aria-pressed=true]{border-color:var(--ink)}.changed .chip{text-align:left;min-width:6em;max-width:12em}.size figure{margin:24px 0 32px}.parts{gap:2px;height:56px;margin-bottom:10px;display:flex}.parts i{min-width:2px}[data-kind=idle]{background:#262b34}[data-kind=active]{background:var(--lit)}[data-kind=shared]{background:var(--lightningcss-light,#c58a2b)var(--lightningcss-dark,#c98d2c)}[data-kind=other]{background:var(--lightningcss-light,#9aa1ad)var(--lightningcss-dark,#7b828e)}.touched td{white-space:nowrap}.share{background:#262b34;max-width:420px;height:14px;margin-bottom:14px;display:block}.share i{background:var(--lit);height:100%;display:block}.touched .share{vertical-align:-2px;width:180px;margin:0 12px 0 0;display:inline-block}.limits{padding-left:18px;list-style:outside}.limits li{max-width:72ch;margin-bottom:6px}.provenance{grid-template-columns:repeat(auto-fill,minmax(220px,1fr));gap:6px 32px;font-size:13px;display:grid}.provenance dt{color:var(--muted)}.provenance dd{overflow-wrap:anywhere}.steps{border-bottom:1px solid var(--rule);flex-wrap:wrap;gap:0 6px;margin-bottom:26px;display:flex}.steps button{color:var(--muted);background:0 0;border:0;border-bottom:3px solid #0000;border-radius:0;margin-bottom:-1px;padding:8px 14px 8px 0;font-size:14px}.steps button[aria-current]{border-bottom-color:var(--accent);color:var(--ink)}.step{grid-template-columns:minmax(0,1fr) minmax(0,400px);gap:24px 48px;min-height:430px;display:grid}.sides .house{max-width:340px;position:static}.sides .step{grid-template-columns:minmax(0,1fr);align-content:start}.sentence{text-wrap:pretty;max-width:44ch;margin-bottom:18px;font-size:21px;font-weight:400;line-height:1.35}.context{background:var(--raised);font:14px / 1.7 var(--mono);white-space:pre-wrap;border-radius:4px;max-height:300px;margin:0 0 12px;padding:14px 16px;overflow:auto}.context mark{background:var(--lit);color:#1c1e22;white-space:pre;border-radius:3px;padding:2px 3px}.context .after{color:var(--muted)}.details{flex-wrap:wrap;gap:4px 28px;display:flex}.details dt{color:var(--muted);font-size:13px}.house{background:var(--night);border-radius:6px;align-self:start;padding:18px;position:sticky;top:60px}.house figcaption{color:#c9ccd2;margin-top:14px;font-size:13px}.windows{gap:4px;display:grid}.windows span{--glow:color-mix(in oklab, var(--lit) calc(var(--light) * 100%), #262b34);aspect-ratio:1;color:#9aa1ad;background:#262b34;border-radius:2px;justify-content:center;align-items:center;width:100%;min-width:0;font-size:11px;transition:background-color .35s;display:flex}.windows [data-state=waiting]{color:#d5d8dd;background:#3a414d}.windows [data-state=glow],.windows [data-state=lit]{background:var(--glow);color:#fff}.windows [data-bright]{color:#14171d}.windows [data-chosen]{font-weight:700;box-shadow:0 0 0 2px #fff}.windows [data-state=masked]{background:repeating-linear-gradient(135deg,#262b34 0 3px,#1a1e25 3px 6px)}.windows [data-state=idle]{color:#868d99;background:#1b1f26}.windows [data-state=dropped]{box-shadow:0 0 0 2px var(--lit);color:#fff;background:#1b1f26}.chart{max-width:640px;margin:0 0 14px}.bar.in,rect.in{fill:var(--accent)}.bar.out,rect.out{fill:var(--lightningcss-light,#aeb3bc)var(--lightningcss-dark,#565d69)}.bar.masked,rect.masked{fill:none;stroke:var(--lightningcss-light,#aeb3bc)var(--lightningcss-dark,#565d69);stroke-dasharray:2 2}.tick{fill:var(--ink)}.even{stroke:var(--ink);stroke-dasharray:4 4}.scores{margin-bottom:14px}.scores td,.scores th{padding:3px 26px 3px 0}.scores .in td{font-weight:600}.scores .out td{color:var(--muted)}.scores .in+.out td{border-top:2px solid var(--accent)}.formula{color:var(--muted);font:12px / 1.5 var(--mono)}.picks{flex-wrap:wrap;gap:8px;margin-bottom:18px;display:flex}.picks li{border:1px solid var(--rule);border-radius:4px;padding:5px 10px;font-size:13px}.picks b{font-size:17px}.picks span{color:var(--muted);margin-left:8px}.picks .dropped{border-style:dashed}.big{font:400 17px / 1.2 var(--serif);margin-bottom:10px}.big b{font-size:44px}.together div{grid-template-columns:10em minmax(0,1fr);gap:0 12px;margin-bottom:8px;display:grid}.together dt{padding-top:4px;font-size:13px}.weights{gap:2px;max-width:640px;height:36px;margin-bottom:16px;display:flex}.weights span{background:var(--lit);color:#14171d;flex-basis:0;justify-content:center;align-items:center;min-width:2px;font-size:12px;font-weight:600;display:flex;overflow:hidden}.turn{border-top:1px solid var(--rule);color:var(--muted);align-items:center;gap:18px;margin-top:24px;padding-top:14px;font-size:13px;display:flex}.turn button{padding:6px 18px;font-size:15px}@media (width<=820px){.page{padding:0 16px 48px}h1{margin-top:24px;font-size:28px}.sides,.comparison-parts,.step{grid-template-columns:minmax(0,1fr)}.house{position:static}.bar{overflow-x:auto}nav a{margin-right:12px}.bar nav{white-space:nowrap}.theme span{display:none}.steps button{padding-right:8px;font-size:13px}.verdict-sentence{font-size:20px}.figures{gap:14px 28px}.touched .share{width:110px;margin-bottom:4px;display:block}.together div{grid-template-columns:minmax(0,1fr)}}@media (prefers-reduced-motion:no-preference){:root{scroll-behavior:smooth}}@media (prefers-reduced-motion:reduce){.windows span{transition:none}}@media (forced-colors:active){.windows span,.chip,.parts i,.share i,.weights span{forced-color-adjust:none}}@media print{:root,.page[data-theme]{--lightningcss-light:initial;--lightningcss-dark: ;color-scheme:light}.page{-webkit-print-color-adjust:exact;print-color-adjust:exact;max-width:none;padding:0;font-size:11px}.bar,.controls,.search,.turn,.pager,button:not(.steps button,.experts button,.changed button){display:none}.scroll{max-height:none;overflow:visible}section{margin-top:28px}figure,tr,.line{break-inside:avoid}}";
+var Js = ":root,:host{--ink:light-dark(#1c1e22,#ebe8e1);--muted:light-dark(#5a5f69,#a3a7af);--rule:light-dark(#dcd8cf,#33373e);--paper:light-dark(#fbfaf7,#15171b);--raised:light-dark(#f2efe8,#1e2126);--accent:light-dark(#a8420a,#ffa24d);--tint:light-dark(#f0a15c,#b5651f);--night:#14171d;--lit:#ffb02e;--serif:\"Iowan Old Style\", \"Palatino Linotype\", Palatino, \"Book Antiqua\", Georgia, \"DejaVu Serif\", serif;--sans:system-ui, -apple-system, \"Segoe UI\", Roboto, \"Helvetica Neue\", \"DejaVu Sans\", sans-serif;--mono:ui-monospace, Menlo, Consolas, \"DejaVu Sans Mono\", monospace;color-scheme:light dark}body{background:var(--paper);margin:0}.page{color:var(--ink);background:var(--paper);font:15px / 1.5 var(--sans);font-variant-numeric:tabular-nums;overflow-wrap:break-word;-moz-text-size-adjust:100%;text-size-adjust:100%;max-width:1180px;margin:0 auto;padding:0 32px 64px}.page[data-theme=light]{color-scheme:light}.page[data-theme=dark]{color-scheme:dark}body:has(.page[data-theme=light]){color-scheme:light}body:has(.page[data-theme=dark]){color-scheme:dark}*,:before,:after{box-sizing:border-box}h1,h2,h3,.sentence,.verdict-sentence{font-family:var(--serif);text-wrap:balance;font-weight:600;line-height:1.2}h1{letter-spacing:-.01em;margin:40px 0 12px;font-size:38px}h2{margin:0 0 6px;font-size:26px}h3{margin:0 0 8px;font-size:18px}p{max-width:68ch;margin:0 0 12px}main>section{border-top:1px solid var(--rule);margin-top:56px;padding-top:22px;scroll-margin-top:44px}main>section:focus{outline:none}:focus-visible{outline:2px solid var(--accent);outline-offset:2px}.lead,.note{color:var(--muted);margin-bottom:20px}.note{margin-bottom:4px}.fine{color:var(--muted);font-size:13px}.reading{max-width:50ch;margin:20vh auto;padding:0 24px;font:15px/1.5 system-ui,sans-serif}dl,dd,ol,ul,figure{margin:0;padding:0}ol,ul{list-style:none}table{border-collapse:collapse;text-align:left;font-size:13px}th,td{border-bottom:1px solid var(--rule);vertical-align:top;padding:5px 14px 5px 0}thead th{color:var(--muted);font-weight:500}tbody th{font-weight:600}caption{text-align:left;padding-bottom:8px}svg{display:block;overflow:visible}svg text{fill:var(--muted);font:11px var(--sans)}.axis{stroke:var(--muted)}.mark{stroke:var(--accent);stroke-width:1.5px}.scroll{max-height:430px;overflow:auto}.scroll thead th{background:var(--paper);position:sticky;top:0}footer{border-top:1px solid var(--rule);margin-top:56px;padding-top:22px}.bar{background:var(--paper);border-bottom:1px solid var(--rule);z-index:2;justify-content:space-between;align-items:center;gap:8px 24px;padding:9px 0;display:flex;position:sticky;top:0}header{display:contents}nav a{color:var(--muted);margin-right:18px;font-size:13px;text-decoration:none;display:inline-block}nav a:hover{color:var(--accent)}label,.picked{color:var(--muted);white-space:nowrap;font-size:13px}.picked b{color:var(--ink);font-family:var(--mono);white-space:pre}.controls{flex-wrap:wrap;align-items:center;gap:8px 20px;min-height:30px;margin:0 0 14px;display:flex}button,select,input{background:var(--paper);border:1px solid var(--muted);color:var(--ink);font:13px / 1.4 var(--sans);border-radius:4px;padding:3px 9px}input[type=search]{width:15em}input[type=number]{width:5em}input[type=checkbox]{accent-color:var(--accent);vertical-align:-1px;margin:0}button{cursor:pointer}button:hover:not(:disabled){border-color:var(--accent);color:var(--accent)}button:disabled{border-color:var(--rule);color:var(--muted);cursor:default}.pager{gap:4px;display:flex}.legend{color:var(--muted);flex-wrap:wrap;gap:4px 12px;font-size:12px;display:flex}.legend i{vertical-align:-1px;border-radius:2px;width:18px;height:12px;margin-right:5px;display:inline-block}.legend-text{color:var(--muted);margin:0;font-size:12px}.ramp{background:linear-gradient(to right, transparent, var(--tint));border:1px solid var(--rule);vertical-align:-2px;width:90px;height:12px;display:inline-block}.sides{grid-template-columns:1fr 1fr;gap:32px 40px;display:grid}.side{min-width:0}.side-name{color:var(--muted);font-size:13px}.side-name b{border:1px solid var(--muted);color:var(--ink);border-radius:3px;margin-right:4px;padding:0 6px}.verdict-sentence{text-wrap:pretty;max-width:46ch;font-size:23px;font-weight:400;line-height:1.35}.status{white-space:nowrap}.status[data-status=imbalanced],.status[data-status=collapsed]{color:var(--accent)}.figures{flex-wrap:wrap;gap:18px 44px;margin:26px 0;display:flex}.figures div{flex-direction:column-reverse;display:flex}.figures dd{font:600 26px / 1.2 var(--serif)}.figures dt{color:var(--muted);font-size:13px}summary{color:var(--muted);cursor:pointer;margin-bottom:8px;font-size:13px}.layers{min-width:880px}.layers .words{color:var(--muted);min-width:26em}.canvas-frame{cursor:crosshair;position:relative}.canvas-frame canvas{pointer-events:none;display:block}.cell-mark{border:2px solid var(--ink);outline:1px solid var(--paper);pointer-events:none;position:absolute}.readout{margin:8px 0 0;font-size:13px}.passes{margin-top:30px}.passes figcaption{max-width:68ch;margin-bottom:10px;font-size:14px}.column{fill:var(--muted)}.search{flex-wrap:wrap;align-items:center;gap:8px;margin-bottom:10px;font-size:13px;display:flex}.text-frame{border:1px solid var(--rule);border-radius:4px;padding:4px 8px;position:relative;overflow-y:auto}.lines{contain:strict;position:relative}.line{gap:2px;height:28px;padding:2px 0;display:flex;position:absolute;left:0}.chip{background:color-mix(in oklab, var(--tint) calc(var(--amount,0) * 62%), transparent);cursor:pointer;font:13px / 24px var(--mono);white-space:pre;border-radius:3px;height:24px;padding:0 4px;overflow:hidden}.chip sub{color:var(--ink);font:10px / 1 var(--mono);letter-spacing:-.02em;vertical-align:-3px;margin-left:2px}.chip[data-hue=\"0\"]{background:light-dark(#cfe0f3,#23405f)}.chip[data-hue=\"1\"]{background:light-dark(#fbdcb9,#5f3d17)}.chip[data-hue=\"2\"]{background:light-dark(#cdeadd,#1c4a3b)}.chip[data-hue=\"3\"]{background:light-dark(#f3cfe0,#5a2844)}.chip[data-hue=\"4\"]{background:light-dark(#e6e2b4,#4a4714)}.chip[data-hue=\"5\"]{background:light-dark(#d9d3f2,#3c3566)}.chip[data-hue=\"6\"]{background:light-dark(#f6d0c7,#61302a)}.chip[data-hue=\"7\"]{background:light-dark(#dfdfdf,#3f4349)}.chip:hover{box-shadow:inset 0 0 0 1px var(--muted)}.chip.blank{color:var(--muted)}.chip.found{box-shadow:inset 0 -3px 0 var(--accent)}.chip[aria-selected=true]{box-shadow:inset 0 0 0 2px var(--ink)}.chip.plain{background:var(--raised);cursor:inherit;vertical-align:bottom;margin:1px 3px 1px 0;display:inline-block}.experts td{white-space:nowrap}.experts td.tokens{white-space:normal;min-width:22em}.experts tr.selected{background:var(--raised)}.experts table+button,.experts .scroll+button{margin-top:12px}.partner{margin-right:12px;display:inline-block}.partner sub{color:var(--muted);margin-left:3px;font-size:11px}.sparkline path,.sparkline rect{fill:var(--muted)}.comparison{margin-top:32px}.comparison-parts{grid-template-columns:minmax(0,1fr) minmax(0,1fr);gap:32px 40px;display:grid}.changed button{border-color:#0000;align-items:center;gap:12px;width:100%;padding:2px 4px;display:flex}.changed button[aria-pressed=true]{border-color:var(--ink)}.changed .chip{text-align:left;min-width:6em;max-width:12em}.size figure{margin:24px 0 32px}.parts{gap:2px;height:56px;margin-bottom:10px;display:flex}.parts i{min-width:2px}[data-kind=idle]{background:#262b34}[data-kind=active]{background:var(--lit)}[data-kind=shared]{background:light-dark(#c58a2b,#c98d2c)}[data-kind=other]{background:light-dark(#9aa1ad,#7b828e)}.touched td{white-space:nowrap}.share{background:#262b34;max-width:420px;height:14px;margin-bottom:14px;display:block}.share i{background:var(--lit);height:100%;display:block}.touched .share{vertical-align:-2px;width:180px;margin:0 12px 0 0;display:inline-block}.limits{padding-left:18px;list-style:outside}.limits li{max-width:72ch;margin-bottom:6px}.provenance{grid-template-columns:repeat(auto-fill,minmax(220px,1fr));gap:6px 32px;font-size:13px;display:grid}.provenance dt{color:var(--muted)}.provenance dd{overflow-wrap:anywhere}.steps{border-bottom:1px solid var(--rule);flex-wrap:wrap;gap:0 6px;margin-bottom:26px;display:flex}.steps button{color:var(--muted);background:0 0;border:0;border-bottom:3px solid #0000;border-radius:0;margin-bottom:-1px;padding:8px 14px 8px 0;font-size:14px}.steps button[aria-current]{border-bottom-color:var(--accent);color:var(--ink)}.step{grid-template-columns:minmax(0,1fr) minmax(0,400px);gap:24px 48px;min-height:430px;display:grid}.sides .house{max-width:340px;position:static}.sides .step{grid-template-columns:minmax(0,1fr);align-content:start}.sentence{text-wrap:pretty;max-width:44ch;margin-bottom:18px;font-size:21px;font-weight:400;line-height:1.35}.context{background:var(--raised);font:14px / 1.7 var(--mono);white-space:pre-wrap;border-radius:4px;max-height:300px;margin:0 0 12px;padding:14px 16px;overflow:auto}.context mark{background:var(--lit);color:#1c1e22;white-space:pre;border-radius:3px;padding:2px 3px}.context .after{color:var(--muted)}.details{flex-wrap:wrap;gap:4px 28px;display:flex}.details dt{color:var(--muted);font-size:13px}.house{background:var(--night);border-radius:6px;align-self:start;padding:18px;position:sticky;top:60px}.house figcaption{color:#c9ccd2;margin-top:14px;font-size:13px}.windows{gap:4px;display:grid}.windows span{--glow:color-mix(in oklab, var(--lit) calc(var(--light) * 100%), #262b34);aspect-ratio:1;color:#9aa1ad;background:#262b34;border-radius:2px;justify-content:center;align-items:center;width:100%;min-width:0;font-size:11px;transition:background-color .35s;display:flex}.windows [data-state=waiting]{color:#d5d8dd;background:#3a414d}.windows [data-state=glow],.windows [data-state=lit]{background:var(--glow);color:#fff}.windows [data-bright]{color:#14171d}.windows [data-chosen]{font-weight:700;box-shadow:0 0 0 2px #fff}.windows [data-state=masked]{background:repeating-linear-gradient(135deg,#262b34 0 3px,#1a1e25 3px 6px)}.windows [data-state=idle]{color:#868d99;background:#1b1f26}.windows [data-state=dropped]{box-shadow:0 0 0 2px var(--lit);color:#fff;background:#1b1f26}.chart{max-width:640px;margin:0 0 14px}.bar.in,rect.in{fill:var(--accent)}.bar.out,rect.out{fill:light-dark(#aeb3bc,#565d69)}.bar.masked,rect.masked{fill:none;stroke:light-dark(#aeb3bc,#565d69);stroke-dasharray:2 2}.tick{fill:var(--ink)}.even{stroke:var(--ink);stroke-dasharray:4 4}.scores{margin-bottom:14px}.scores td,.scores th{padding:3px 26px 3px 0}.scores .in td{font-weight:600}.scores .out td{color:var(--muted)}.scores .in+.out td{border-top:2px solid var(--accent)}.formula{color:var(--muted);font:12px / 1.5 var(--mono)}.picks{flex-wrap:wrap;gap:8px;margin-bottom:18px;display:flex}.picks li{border:1px solid var(--rule);border-radius:4px;padding:5px 10px;font-size:13px}.picks b{font-size:17px}.picks span{color:var(--muted);margin-left:8px}.picks .dropped{border-style:dashed}.big{font:400 17px / 1.2 var(--serif);margin-bottom:10px}.big b{font-size:44px}.together div{grid-template-columns:10em minmax(0,1fr);gap:0 12px;margin-bottom:8px;display:grid}.together dt{padding-top:4px;font-size:13px}.weights{gap:2px;max-width:640px;height:36px;margin-bottom:16px;display:flex}.weights span{background:var(--lit);color:#14171d;flex-basis:0;justify-content:center;align-items:center;min-width:2px;font-size:12px;font-weight:600;display:flex;overflow:hidden}.turn{border-top:1px solid var(--rule);color:var(--muted);align-items:center;gap:18px;margin-top:24px;padding-top:14px;font-size:13px;display:flex}.turn button{padding:6px 18px;font-size:15px}@media (width<=820px){.page{padding:0 16px 48px}h1{margin-top:24px;font-size:28px}.sides,.comparison-parts,.step{grid-template-columns:minmax(0,1fr)}.house{position:static}.bar{overflow-x:auto}nav a{margin-right:12px}.bar nav{white-space:nowrap}.theme span{display:none}.steps button{padding-right:8px;font-size:13px}.verdict-sentence{font-size:20px}.figures{gap:14px 28px}.touched .share{width:110px;margin-bottom:4px;display:block}.together div{grid-template-columns:minmax(0,1fr)}}@media (prefers-reduced-motion:no-preference){:root{scroll-behavior:smooth}}@media (prefers-reduced-motion:reduce){.windows span{transition:none}}@media (forced-colors:active){.windows span,.chip,.parts i,.share i,.weights span{forced-color-adjust:none}}@media print{:root,.page[data-theme]{color-scheme:light}.page{-webkit-print-color-adjust:exact;print-color-adjust:exact;max-width:none;padding:0;font-size:11px}.bar,.controls,.search,.turn,.pager,button:not(.steps button,.experts button,.changed button){display:none}.scroll{max-height:none;overflow:visible}section{margin-top:28px}figure,tr,.line{break-inside:avoid}}";
 // src/widget.tsx
-function qs({ model: e, el: t }) {
+function Ys({ model: e, el: t }) {
 	let n = t.attachShadow({ mode: "open" }), r = document.createElement("style");
-	r.textContent = Ks;
+	r.textContent = Js;
 	let i = document.createElement("div");
 	n.append(r, i);
 	let a = async () => {
 		let t = e.get("payload");
-		t?.byteLength && j(/* @__PURE__ */ R(js, { payload: Bs(await zs(new Uint8Array(t.buffer, t.byteOffset, t.byteLength))) }, Date.now()), i);
+		t?.byteLength && j(/* @__PURE__ */ R(Ns, { payload: Hs(await Vs(new Uint8Array(t.buffer, t.byteOffset, t.byteLength))) }, Date.now()), i);
 	};
 	return a(), e.on("change:payload", a), () => {
 		e.off("change:payload", a), j(null, i);
 	};
 }
-var Js = { render: qs };
-export { Js as default };
+var Xs = { render: Ys };
+export { Xs as default };

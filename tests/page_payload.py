@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-TEMPLATE = Path(__file__).parents[2] / "src" / "headgate" / "observe" / "page" / "template.html"
+TEMPLATE = Path(__file__).parents[1] / "src" / "headgate" / "observe" / "page" / "template.html"
 SLOT = '<script type="text/plain" id="headgate-data">'
 DTYPES = {"uint8": "u8", "uint16": "u16", "uint32": "u32", "int32": "i32", "float16": "f16", "float32": "f32"}
 DTYPES["float64"] = "f64"
