@@ -117,14 +117,15 @@ def select(
     """
     rows = resolve_layers(trace.layer_index, layers)
     tokens, offsets = resolve_tokens(trace.seq_offsets, trace.phase, sequences=sequences, phases=phases)
-    by_layer = {name: axes for name, axes in _axes().items() if axes[0] == "L" and getattr(trace, name) is not None}
-    part = replace(
-        take_tokens(trace, tokens),
-        seq_offsets=offsets,
-        metadata=metadata_of_layers(trace.metadata, rows),
-    )
-    part = replace(part, **{name: getattr(part, name)[torch.from_numpy(rows)] for name in by_layer})
+    part = replace(take_rows(take_tokens(trace, tokens), rows), seq_offsets=offsets)
     return replace(part, counts=recount(part))
+
+
+def take_rows(trace: RoutingTrace, rows: NDArray[np.int64]) -> RoutingTrace:
+    """Take some layers by their places in the trace, in the order given."""
+    names = [name for name, axes in _axes().items() if axes[0] == "L" and getattr(trace, name) is not None]
+    taken = {name: getattr(trace, name)[torch.from_numpy(rows)] for name in names}
+    return replace(trace, **taken, metadata=metadata_of_layers(trace.metadata, rows))
 
 
 def take_tokens(trace: RoutingTrace, tokens: NDArray[np.int64]) -> RoutingTrace:
