@@ -7,7 +7,8 @@ from typing import Any
 
 from headgate.observe.health import LayerHealth
 from headgate.observe.noted import NotedLayer
-from headgate.observe.summary import LayerSummary, TraceSummary
+from headgate.observe.layer_summary import LayerSummary
+from headgate.observe.summary import TraceSummary
 from headgate.spec.words import describe_in_symbols
 
 _NOTHING = "No row reached an expert of this layer."
