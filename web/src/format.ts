@@ -15,6 +15,11 @@ export function formatTimes(value: number | null): string {
   return value === null ? "unknown" : `${two(value)} ×`;
 }
 
+/** The same in a small place: "2.3×". */
+export function formatLift(value: number): string {
+  return `${format(".1f")(value)}×`;
+}
+
 /** A fraction as a percentage, with the digits that its distance from 0 and 100 % needs: never rounded to either. */
 export function formatPercent(fraction: number): string {
   const percent = fraction * 100;

@@ -1,6 +1,6 @@
 import { useMemo, useState } from "preact/hooks";
 import type { Trace } from "../data/trace";
-import { formatCount, formatScore, formatTimes } from "../format";
+import { formatCount, formatLift, formatTimes } from "../format";
 import { orderExperts } from "../map/orders";
 import { ScrollTable } from "../scroll-table";
 import type { Select, Selection } from "../selection";
@@ -73,9 +73,13 @@ function ExpertRow({ facts, isSelected, choose }: ExpertRowProps) {
       </td>
       <td class="tokens">
         {tokens.map(({ text, count, lift }, i) => (
-          <span key={i} class="chip plain" title={`${formatCount(count)} rows, ${formatScore(lift)} times its share`}>
+          <span
+            key={i}
+            class="chip plain"
+            title={`${formatCount(count)} rows, ${formatTimes(lift)} its share of all tokens`}
+          >
             <bdi>{text}</bdi>
-            <sub>{formatScore(lift)}×</sub>
+            <sub>{formatLift(lift)}</sub>
           </span>
         ))}
         {tokens.length === 0 && "–"}
@@ -84,7 +88,7 @@ function ExpertRow({ facts, isSelected, choose }: ExpertRowProps) {
         {partners.map(({ expert: partner, lift }) => (
           <span key={partner} class="partner">
             {partner}
-            <sub>{formatTimes(lift)}</sub>
+            <sub>{formatLift(lift)}</sub>
           </span>
         ))}
         {partners.length === 0 && "–"}

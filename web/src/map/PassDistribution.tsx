@@ -53,7 +53,7 @@ function Histogram({ ratios, width, marks }: HistogramProps) {
   const bins = bin<number, number>().domain([low, high]).thresholds(x.ticks(NUM_BINS))(ratios);
   const y = scaleLinear()
     .domain([0, max(bins, (group) => group.length) ?? 1])
-    .range([0, BASE - 8]);
+    .range([0, BASE - 20]);
   return (
     <svg width={width} height={HEIGHT} aria-hidden="true">
       {bins.map((group) => (

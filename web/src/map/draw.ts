@@ -110,10 +110,11 @@ function drawAxis(
   palette: Palette,
 ): void {
   const last = scale.domain()[1] as number;
-  context.textAlign = "center";
   for (const tick of [1, last]) {
+    // The last label would be cut off at the edge.
+    context.textAlign = tick === last ? "end" : "center";
     context.fillStyle = palette.muted;
-    context.fillText(`${tick} ×`, scale(tick), 9);
+    context.fillText(`${tick} ×`, tick === last ? layout.plotRight + 8 : scale(tick), 9);
     context.fillStyle = palette.rule;
     context.fillRect(scale(tick), layout.top - 4, 1, layout.numLayers * layout.rowHeight + 4);
   }

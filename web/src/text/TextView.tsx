@@ -109,8 +109,17 @@ function layTokens(trace: Trace, widths: Float32Array, width: number): Line[] {
     width: width - 16,
     gap: CHIP_GAP,
     breaksBefore: (token) => starts.has(token),
-    breaksAfter: (token) => trace.text(token)?.includes("\n") ?? false,
+    // Of blank lines, only the last ends a line.
+    breaksAfter: (token) => endsLine(trace.text(token)) && !isBlank(trace.text(token + 1)),
   });
+}
+
+function endsLine(text: string | null): boolean {
+  return text?.includes("\n") ?? false;
+}
+
+function isBlank(text: string | null): boolean {
+  return endsLine(text) && text?.trim() === "";
 }
 
 /** Which lines are in sight; the selected token is brought there. */
@@ -129,7 +138,7 @@ function useScroll(frame: { current: HTMLDivElement | null }, lines: readonly Li
     if (!element || token === null || lines.length === 0) return;
     const y = lineOf(lines, token) * LINE_HEIGHT;
     const isInSight = y >= element.scrollTop && y + LINE_HEIGHT <= element.scrollTop + element.clientHeight;
-    if (!isInSight) element.scrollTop = Math.max(0, y - (wasFirst.current ? HEIGHT / 3 : LINE_HEIGHT * 2));
+    if (!isInSight) element.scrollTop = Math.max(0, y - (wasFirst.current ? 5 : 2) * LINE_HEIGHT);
     wasFirst.current = false;
   }, [frame, lines, token]);
   return linesInSight(top, HEIGHT, LINE_HEIGHT, lines.length);

@@ -15,6 +15,7 @@ const BRIGHT = 0.55;
 /** The layer's experts as the windows of a house at night. It stays through all steps; only the light changes. */
 export function House({ facts, step }: HouseProps) {
   const windows = lightWindows(facts, step);
+  const columns = chooseColumns(windows.length);
   const words = sayWindows(facts, step);
   return (
     <figure class="house">
@@ -22,7 +23,10 @@ export function House({ facts, step }: HouseProps) {
         class="windows"
         role="img"
         aria-label={words}
-        style={{ gridTemplateColumns: `repeat(${chooseColumns(windows.length)}, 1fr)` }}
+        style={{
+          gridTemplateColumns: `repeat(${columns}, 1fr)`,
+          fontSize: `${columns <= 4 ? 16 : columns <= 8 ? 12 : 10}px`,
+        }}
       >
         {windows.map(({ state, light, isChosen }, expert) => (
           <span

@@ -872,6 +872,9 @@ var B = z(",d"), zt = z(",.1~f"), Bt = z(".2f"), Vt = z(".3f"), Ht = z(".2~e");
 function V(e) {
 	return e === null ? "unknown" : `${Bt(e)} ×`;
 }
+function Ut(e) {
+	return `${z(".1f")(e)}×`;
+}
 function H(e) {
 	let t = e * 100, n = Math.min(Math.abs(t), Math.abs(100 - t));
 	if (n === 0) return `${t.toFixed(0)} %`;
@@ -881,7 +884,7 @@ function H(e) {
 function U(e) {
 	return e === null ? "not recorded" : e === -Infinity ? "masked" : e === Infinity ? "∞" : e !== 0 && Math.abs(e) < .001 ? Ht(e) : Vt(e);
 }
-var Ut = [
+var Wt = [
 	"bytes",
 	"KB",
 	"MB",
@@ -889,11 +892,11 @@ var Ut = [
 	"TB",
 	"PB"
 ];
-function Wt(e) {
-	return Kt(e, Ut);
-}
 function Gt(e) {
-	return Kt(e, [
+	return qt(e, Wt);
+}
+function Kt(e) {
+	return qt(e, [
 		"",
 		"thousand",
 		"million",
@@ -901,18 +904,18 @@ function Gt(e) {
 		"trillion"
 	]).trim();
 }
-function Kt(e, t) {
+function qt(e, t) {
 	let n = Math.min(t.length - 1, e < 1e3 ? 0 : Math.floor(Math.log10(e) / 3));
 	return `${z(n ? ".3~r" : ",d")(e / 1e3 ** n)} ${t[n]}`;
 }
-function qt(e, t, n = `${t}s`) {
+function Jt(e, t, n = `${t}s`) {
 	return `${B(e)} ${e === 1 ? t : n}`;
 }
-function Jt(e) {
+function Yt(e) {
 	return e.length < 2 ? e.join("") : `${e.slice(0, -1).join(", ")} and ${e[e.length - 1]}`;
 }
 // src/scroll-table.tsx
-function Yt({ label: e, class: t, columns: n, children: r }) {
+function Xt({ label: e, class: t, columns: n, children: r }) {
 	return /* @__PURE__ */ R("section", {
 		class: "scroll",
 		tabIndex: 0,
@@ -927,22 +930,22 @@ function Yt({ label: e, class: t, columns: n, children: r }) {
 	});
 }
 // src/text/tokens.ts
-var Xt = {
+var Zt = {
 	"\n": "↵",
 	"\r": "␍",
 	"	": "⇥",
 	"\xA0": "⍽"
-}, Zt = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\u00a0]/gu, Qt = 60;
+}, Qt = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\u00a0]/gu, $t = 60;
 function W(e, t) {
 	if (e === null) return t === null ? "·" : `#${t}`;
 	if (e === "") return "∅";
-	let n = e.replace(Zt, (e) => Xt[e] ?? `‹${(e.codePointAt(0) ?? 0).toString(16).toUpperCase()}›`), r = n.length > Qt ? [...n] : null, i = r && r.length > Qt ? `${r.slice(0, Qt).join("")}…` : n;
+	let n = e.replace(Qt, (e) => Zt[e] ?? `‹${(e.codePointAt(0) ?? 0).toString(16).toUpperCase()}›`), r = n.length > $t ? [...n] : null, i = r && r.length > $t ? `${r.slice(0, $t).join("")}…` : n;
 	return /^ +$/.test(i) ? i.replaceAll(" ", "␣") : i;
 }
-function $t(e, t) {
+function en(e, t) {
 	return `“${W(e, t).trim()}”`;
 }
-function en(e, t) {
+function tn(e, t) {
 	if (!t) return [];
 	let n = [], r = "";
 	for (let t of e) n.push(r.length), r += (t ?? "").toLowerCase();
@@ -954,8 +957,8 @@ function en(e, t) {
 	return i;
 }
 // src/compare/ComparisonView.tsx
-var tn = 10;
-function nn(e) {
+var nn = 10;
+function rn(e) {
 	let { comparison: t, traces: n } = e;
 	return /* @__PURE__ */ R("div", {
 		class: "comparison",
@@ -967,24 +970,24 @@ function nn(e) {
 			}),
 			/* @__PURE__ */ R("div", {
 				class: "comparison-parts",
-				children: [/* @__PURE__ */ R(an, {
+				children: [/* @__PURE__ */ R(on, {
 					layers: t.facts.layers,
 					trace: n[0]
-				}), /* @__PURE__ */ R(on, { ...e })]
+				}), /* @__PURE__ */ R(sn, { ...e })]
 			})
 		]
 	});
 }
-var rn = [
+var an = [
 	"layer",
 	"experts in common",
 	"changed",
 	"distance of loads"
 ];
-function an({ layers: e, trace: t }) {
-	return /* @__PURE__ */ R(Yt, {
+function on({ layers: e, trace: t }) {
+	return /* @__PURE__ */ R(Xt, {
 		label: "Agreement, layer by layer",
-		columns: rn,
+		columns: an,
 		children: e.map((e, n) => /* @__PURE__ */ R("tr", { children: [
 			/* @__PURE__ */ R("th", {
 				scope: "row",
@@ -996,8 +999,8 @@ function an({ layers: e, trace: t }) {
 		] }, t.layer(n).index))
 	});
 }
-function on({ traces: e, comparison: t, selection: n, select: r }) {
-	let [i, a] = I(tn), o = e[0];
+function sn({ traces: e, comparison: t, selection: n, select: r }) {
+	let [i, a] = I(nn), o = e[0];
 	return /* @__PURE__ */ R("div", { children: [
 		/* @__PURE__ */ R("p", { children: [/* @__PURE__ */ R("b", { children: "Most changed tokens." }), " A bar for each layer, high where few experts are in common."] }),
 		/* @__PURE__ */ R("ol", {
@@ -1017,7 +1020,7 @@ function on({ traces: e, comparison: t, selection: n, select: r }) {
 							class: "fine",
 							children: ["token ", B(i)]
 						}),
-						/* @__PURE__ */ R(ln, { overlaps: a }),
+						/* @__PURE__ */ R(un, { overlaps: a }),
 						H(mt(a) ?? 1),
 						" in common"
 					]
@@ -1031,24 +1034,24 @@ function on({ traces: e, comparison: t, selection: n, select: r }) {
 		})
 	] });
 }
-var sn = 120, cn = 18;
-function ln({ overlaps: e }) {
-	let t = sn / e.length;
+var cn = 120, ln = 18;
+function un({ overlaps: e }) {
+	let t = cn / e.length;
 	return /* @__PURE__ */ R("svg", {
 		class: "sparkline",
-		width: sn,
-		height: cn,
+		width: cn,
+		height: ln,
 		"aria-hidden": "true",
 		children: e.map((e, n) => /* @__PURE__ */ R("rect", {
 			x: n * t,
-			y: cn * e - 1,
+			y: ln * e - 1,
 			width: Math.max(1, t - 1),
-			height: cn * (1 - e) + 1
+			height: ln * (1 - e) + 1
 		}, n))
 	});
 }
 // src/data/comparison.ts
-var un = class {
+var dn = class {
 	source;
 	facts;
 	mostChanged;
@@ -1070,7 +1073,7 @@ var un = class {
 	overlap(e, t) {
 		return this.source.overlap.data[e * this.numPairs + t];
 	}
-}, dn = class {
+}, fn = class {
 	facts;
 	arrays;
 	name;
@@ -1147,14 +1150,14 @@ var un = class {
 		return this.arrays.scored_tokens?.data ?? [];
 	}
 	counts(e) {
-		return fn(this.arrays.counts, e).slice(0, this.numExperts(e));
+		return pn(this.arrays.counts, e).slice(0, this.numExperts(e));
 	}
 	loads(e) {
 		let t = this.counts(e), n = t.reduce((e, t) => e + t, 0) / t.length;
 		return t.map((e) => n ? e / n : 0);
 	}
 	passRatios(e) {
-		return fn(this.arrays.pass_ratio, e).filter(Number.isFinite);
+		return pn(this.arrays.pass_ratio, e).filter(Number.isFinite);
 	}
 	sequence(e) {
 		let t = this.arrays.seq_offsets?.data ?? [0, this.numTokens];
@@ -1179,22 +1182,22 @@ var un = class {
 		};
 	}
 };
-function fn(e, t) {
+function pn(e, t) {
 	if (!e) return [];
 	let n = e.data.length / (e.shape[0] || 1);
 	return Array.from(e.data.subarray(t * n, (t + 1) * n));
 }
 // node_modules/d3-color/dist/d3-color.mjs
-function pn(e, t, n) {
+function mn(e, t, n) {
 	e.prototype = t.prototype = n, n.constructor = e;
 }
-function mn(e, t) {
+function hn(e, t) {
 	var n = Object.create(e.prototype);
 	for (var r in t) n[r] = t[r];
 	return n;
 }
 function G() {}
-var hn = .7, gn = 1 / hn, _n = "\\s*([+-]?\\d+)\\s*", vn = "\\s*([+-]?(?:\\d*\\.)?\\d+(?:[eE][+-]?\\d+)?)\\s*", K = "\\s*([+-]?(?:\\d*\\.)?\\d+(?:[eE][+-]?\\d+)?)%\\s*", yn = /^#([0-9a-f]{3,8})$/, bn = RegExp(`^rgb\\(${_n},${_n},${_n}\\)$`), xn = RegExp(`^rgb\\(${K},${K},${K}\\)$`), Sn = RegExp(`^rgba\\(${_n},${_n},${_n},${vn}\\)$`), Cn = RegExp(`^rgba\\(${K},${K},${K},${vn}\\)$`), wn = RegExp(`^hsl\\(${vn},${K},${K}\\)$`), Tn = RegExp(`^hsla\\(${vn},${K},${K},${vn}\\)$`), En = {
+var gn = .7, _n = 1 / gn, vn = "\\s*([+-]?\\d+)\\s*", yn = "\\s*([+-]?(?:\\d*\\.)?\\d+(?:[eE][+-]?\\d+)?)\\s*", K = "\\s*([+-]?(?:\\d*\\.)?\\d+(?:[eE][+-]?\\d+)?)%\\s*", bn = /^#([0-9a-f]{3,8})$/, xn = RegExp(`^rgb\\(${vn},${vn},${vn}\\)$`), Sn = RegExp(`^rgb\\(${K},${K},${K}\\)$`), Cn = RegExp(`^rgba\\(${vn},${vn},${vn},${yn}\\)$`), wn = RegExp(`^rgba\\(${K},${K},${K},${yn}\\)$`), Tn = RegExp(`^hsl\\(${yn},${K},${K}\\)$`), En = RegExp(`^hsla\\(${yn},${K},${K},${yn}\\)$`), Dn = {
 	aliceblue: 15792383,
 	antiquewhite: 16444375,
 	aqua: 65535,
@@ -1344,266 +1347,266 @@ var hn = .7, gn = 1 / hn, _n = "\\s*([+-]?\\d+)\\s*", vn = "\\s*([+-]?(?:\\d*\\.
 	yellow: 16776960,
 	yellowgreen: 10145074
 };
-pn(G, jn, {
+mn(G, Mn, {
 	copy(e) {
 		return Object.assign(new this.constructor(), this, e);
 	},
 	displayable() {
 		return this.rgb().displayable();
 	},
-	hex: Dn,
-	formatHex: Dn,
-	formatHex8: On,
-	formatHsl: kn,
-	formatRgb: An,
-	toString: An
+	hex: On,
+	formatHex: On,
+	formatHex8: kn,
+	formatHsl: An,
+	formatRgb: jn,
+	toString: jn
 });
-function Dn() {
+function On() {
 	return this.rgb().formatHex();
 }
-function On() {
+function kn() {
 	return this.rgb().formatHex8();
 }
-function kn() {
-	return Un(this).formatHsl();
-}
 function An() {
+	return Wn(this).formatHsl();
+}
+function jn() {
 	return this.rgb().formatRgb();
 }
-function jn(e) {
-	var t, n;
-	return e = (e + "").trim().toLowerCase(), (t = yn.exec(e)) ? (n = t[1].length, t = parseInt(t[1], 16), n === 6 ? Mn(t) : n === 3 ? new q(t >> 8 & 15 | t >> 4 & 240, t >> 4 & 15 | t & 240, (t & 15) << 4 | t & 15, 1) : n === 8 ? Nn(t >> 24 & 255, t >> 16 & 255, t >> 8 & 255, (t & 255) / 255) : n === 4 ? Nn(t >> 12 & 15 | t >> 8 & 240, t >> 8 & 15 | t >> 4 & 240, t >> 4 & 15 | t & 240, ((t & 15) << 4 | t & 15) / 255) : null) : (t = bn.exec(e)) ? new q(t[1], t[2], t[3], 1) : (t = xn.exec(e)) ? new q(t[1] * 255 / 100, t[2] * 255 / 100, t[3] * 255 / 100, 1) : (t = Sn.exec(e)) ? Nn(t[1], t[2], t[3], t[4]) : (t = Cn.exec(e)) ? Nn(t[1] * 255 / 100, t[2] * 255 / 100, t[3] * 255 / 100, t[4]) : (t = wn.exec(e)) ? Hn(t[1], t[2] / 100, t[3] / 100, 1) : (t = Tn.exec(e)) ? Hn(t[1], t[2] / 100, t[3] / 100, t[4]) : En.hasOwnProperty(e) ? Mn(En[e]) : e === "transparent" ? new q(NaN, NaN, NaN, 0) : null;
-}
 function Mn(e) {
+	var t, n;
+	return e = (e + "").trim().toLowerCase(), (t = bn.exec(e)) ? (n = t[1].length, t = parseInt(t[1], 16), n === 6 ? Nn(t) : n === 3 ? new q(t >> 8 & 15 | t >> 4 & 240, t >> 4 & 15 | t & 240, (t & 15) << 4 | t & 15, 1) : n === 8 ? Pn(t >> 24 & 255, t >> 16 & 255, t >> 8 & 255, (t & 255) / 255) : n === 4 ? Pn(t >> 12 & 15 | t >> 8 & 240, t >> 8 & 15 | t >> 4 & 240, t >> 4 & 15 | t & 240, ((t & 15) << 4 | t & 15) / 255) : null) : (t = xn.exec(e)) ? new q(t[1], t[2], t[3], 1) : (t = Sn.exec(e)) ? new q(t[1] * 255 / 100, t[2] * 255 / 100, t[3] * 255 / 100, 1) : (t = Cn.exec(e)) ? Pn(t[1], t[2], t[3], t[4]) : (t = wn.exec(e)) ? Pn(t[1] * 255 / 100, t[2] * 255 / 100, t[3] * 255 / 100, t[4]) : (t = Tn.exec(e)) ? Un(t[1], t[2] / 100, t[3] / 100, 1) : (t = En.exec(e)) ? Un(t[1], t[2] / 100, t[3] / 100, t[4]) : Dn.hasOwnProperty(e) ? Nn(Dn[e]) : e === "transparent" ? new q(NaN, NaN, NaN, 0) : null;
+}
+function Nn(e) {
 	return new q(e >> 16 & 255, e >> 8 & 255, e & 255, 1);
 }
-function Nn(e, t, n, r) {
+function Pn(e, t, n, r) {
 	return r <= 0 && (e = t = n = NaN), new q(e, t, n, r);
 }
-function Pn(e) {
-	return e instanceof G || (e = jn(e)), e ? (e = e.rgb(), new q(e.r, e.g, e.b, e.opacity)) : new q();
+function Fn(e) {
+	return e instanceof G || (e = Mn(e)), e ? (e = e.rgb(), new q(e.r, e.g, e.b, e.opacity)) : new q();
 }
-function Fn(e, t, n, r) {
-	return arguments.length === 1 ? Pn(e) : new q(e, t, n, r ?? 1);
+function In(e, t, n, r) {
+	return arguments.length === 1 ? Fn(e) : new q(e, t, n, r ?? 1);
 }
 function q(e, t, n, r) {
 	this.r = +e, this.g = +t, this.b = +n, this.opacity = +r;
 }
-pn(q, Fn, mn(G, {
+mn(q, In, hn(G, {
 	brighter(e) {
-		return e = e == null ? gn : gn ** +e, new q(this.r * e, this.g * e, this.b * e, this.opacity);
+		return e = e == null ? _n : _n ** +e, new q(this.r * e, this.g * e, this.b * e, this.opacity);
 	},
 	darker(e) {
-		return e = e == null ? hn : hn ** +e, new q(this.r * e, this.g * e, this.b * e, this.opacity);
+		return e = e == null ? gn : gn ** +e, new q(this.r * e, this.g * e, this.b * e, this.opacity);
 	},
 	rgb() {
 		return this;
 	},
 	clamp() {
-		return new q(Bn(this.r), Bn(this.g), Bn(this.b), zn(this.opacity));
+		return new q(Vn(this.r), Vn(this.g), Vn(this.b), Bn(this.opacity));
 	},
 	displayable() {
 		return -.5 <= this.r && this.r < 255.5 && -.5 <= this.g && this.g < 255.5 && -.5 <= this.b && this.b < 255.5 && 0 <= this.opacity && this.opacity <= 1;
 	},
-	hex: In,
-	formatHex: In,
-	formatHex8: Ln,
-	formatRgb: Rn,
-	toString: Rn
+	hex: Ln,
+	formatHex: Ln,
+	formatHex8: Rn,
+	formatRgb: zn,
+	toString: zn
 }));
-function In() {
-	return `#${Vn(this.r)}${Vn(this.g)}${Vn(this.b)}`;
-}
 function Ln() {
-	return `#${Vn(this.r)}${Vn(this.g)}${Vn(this.b)}${Vn((isNaN(this.opacity) ? 1 : this.opacity) * 255)}`;
+	return `#${Hn(this.r)}${Hn(this.g)}${Hn(this.b)}`;
 }
 function Rn() {
-	let e = zn(this.opacity);
-	return `${e === 1 ? "rgb(" : "rgba("}${Bn(this.r)}, ${Bn(this.g)}, ${Bn(this.b)}${e === 1 ? ")" : `, ${e})`}`;
+	return `#${Hn(this.r)}${Hn(this.g)}${Hn(this.b)}${Hn((isNaN(this.opacity) ? 1 : this.opacity) * 255)}`;
 }
-function zn(e) {
-	return isNaN(e) ? 1 : Math.max(0, Math.min(1, e));
+function zn() {
+	let e = Bn(this.opacity);
+	return `${e === 1 ? "rgb(" : "rgba("}${Vn(this.r)}, ${Vn(this.g)}, ${Vn(this.b)}${e === 1 ? ")" : `, ${e})`}`;
 }
 function Bn(e) {
-	return Math.max(0, Math.min(255, Math.round(e) || 0));
+	return isNaN(e) ? 1 : Math.max(0, Math.min(1, e));
 }
 function Vn(e) {
-	return e = Bn(e), (e < 16 ? "0" : "") + e.toString(16);
+	return Math.max(0, Math.min(255, Math.round(e) || 0));
 }
-function Hn(e, t, n, r) {
+function Hn(e) {
+	return e = Vn(e), (e < 16 ? "0" : "") + e.toString(16);
+}
+function Un(e, t, n, r) {
 	return r <= 0 ? e = t = n = NaN : n <= 0 || n >= 1 ? e = t = NaN : t <= 0 && (e = NaN), new J(e, t, n, r);
 }
-function Un(e) {
+function Wn(e) {
 	if (e instanceof J) return new J(e.h, e.s, e.l, e.opacity);
-	if (e instanceof G || (e = jn(e)), !e) return new J();
+	if (e instanceof G || (e = Mn(e)), !e) return new J();
 	if (e instanceof J) return e;
 	e = e.rgb();
 	var t = e.r / 255, n = e.g / 255, r = e.b / 255, i = Math.min(t, n, r), a = Math.max(t, n, r), o = NaN, s = a - i, c = (a + i) / 2;
 	return s ? (o = t === a ? (n - r) / s + (n < r) * 6 : n === a ? (r - t) / s + 2 : (t - n) / s + 4, s /= c < .5 ? a + i : 2 - a - i, o *= 60) : s = c > 0 && c < 1 ? 0 : o, new J(o, s, c, e.opacity);
 }
-function Wn(e, t, n, r) {
-	return arguments.length === 1 ? Un(e) : new J(e, t, n, r ?? 1);
+function Gn(e, t, n, r) {
+	return arguments.length === 1 ? Wn(e) : new J(e, t, n, r ?? 1);
 }
 function J(e, t, n, r) {
 	this.h = +e, this.s = +t, this.l = +n, this.opacity = +r;
 }
-pn(J, Wn, mn(G, {
+mn(J, Gn, hn(G, {
 	brighter(e) {
-		return e = e == null ? gn : gn ** +e, new J(this.h, this.s, this.l * e, this.opacity);
+		return e = e == null ? _n : _n ** +e, new J(this.h, this.s, this.l * e, this.opacity);
 	},
 	darker(e) {
-		return e = e == null ? hn : hn ** +e, new J(this.h, this.s, this.l * e, this.opacity);
+		return e = e == null ? gn : gn ** +e, new J(this.h, this.s, this.l * e, this.opacity);
 	},
 	rgb() {
 		var e = this.h % 360 + (this.h < 0) * 360, t = isNaN(e) || isNaN(this.s) ? 0 : this.s, n = this.l, r = n + (n < .5 ? n : 1 - n) * t, i = 2 * n - r;
-		return new q(qn(e >= 240 ? e - 240 : e + 120, i, r), qn(e, i, r), qn(e < 120 ? e + 240 : e - 120, i, r), this.opacity);
+		return new q(Jn(e >= 240 ? e - 240 : e + 120, i, r), Jn(e, i, r), Jn(e < 120 ? e + 240 : e - 120, i, r), this.opacity);
 	},
 	clamp() {
-		return new J(Gn(this.h), Kn(this.s), Kn(this.l), zn(this.opacity));
+		return new J(Kn(this.h), qn(this.s), qn(this.l), Bn(this.opacity));
 	},
 	displayable() {
 		return (0 <= this.s && this.s <= 1 || isNaN(this.s)) && 0 <= this.l && this.l <= 1 && 0 <= this.opacity && this.opacity <= 1;
 	},
 	formatHsl() {
-		let e = zn(this.opacity);
-		return `${e === 1 ? "hsl(" : "hsla("}${Gn(this.h)}, ${Kn(this.s) * 100}%, ${Kn(this.l) * 100}%${e === 1 ? ")" : `, ${e})`}`;
+		let e = Bn(this.opacity);
+		return `${e === 1 ? "hsl(" : "hsla("}${Kn(this.h)}, ${qn(this.s) * 100}%, ${qn(this.l) * 100}%${e === 1 ? ")" : `, ${e})`}`;
 	}
 }));
-function Gn(e) {
+function Kn(e) {
 	return e = (e || 0) % 360, e < 0 ? e + 360 : e;
 }
-function Kn(e) {
+function qn(e) {
 	return Math.max(0, Math.min(1, e || 0));
 }
-function qn(e, t, n) {
+function Jn(e, t, n) {
 	return (e < 60 ? t + (n - t) * e / 60 : e < 180 ? n : e < 240 ? t + (n - t) * (240 - e) / 60 : t) * 255;
 }
-var Jn = Math.PI / 180, Yn = 180 / Math.PI, Xn = 18, Zn = .96422, Qn = 1, $n = .82521, er = 4 / 29, tr = 6 / 29, nr = 3 * tr * tr, rr = tr * tr * tr;
-function ir(e) {
+var Yn = Math.PI / 180, Xn = 180 / Math.PI, Zn = 18, Qn = .96422, $n = 1, er = .82521, tr = 4 / 29, nr = 6 / 29, rr = 3 * nr * nr, ir = nr * nr * nr;
+function ar(e) {
 	if (e instanceof Y) return new Y(e.l, e.a, e.b, e.opacity);
-	if (e instanceof X) return fr(e);
-	e instanceof q || (e = Pn(e));
-	var t = lr(e.r), n = lr(e.g), r = lr(e.b), i = or((.2225045 * t + .7168786 * n + .0606169 * r) / Qn), a, o;
-	return t === n && n === r ? a = o = i : (a = or((.4360747 * t + .3850649 * n + .1430804 * r) / Zn), o = or((.0139322 * t + .0971045 * n + .7141733 * r) / $n)), new Y(116 * i - 16, 500 * (a - i), 200 * (i - o), e.opacity);
+	if (e instanceof X) return pr(e);
+	e instanceof q || (e = Fn(e));
+	var t = ur(e.r), n = ur(e.g), r = ur(e.b), i = sr((.2225045 * t + .7168786 * n + .0606169 * r) / $n), a, o;
+	return t === n && n === r ? a = o = i : (a = sr((.4360747 * t + .3850649 * n + .1430804 * r) / Qn), o = sr((.0139322 * t + .0971045 * n + .7141733 * r) / er)), new Y(116 * i - 16, 500 * (a - i), 200 * (i - o), e.opacity);
 }
-function ar(e, t, n, r) {
-	return arguments.length === 1 ? ir(e) : new Y(e, t, n, r ?? 1);
+function or(e, t, n, r) {
+	return arguments.length === 1 ? ar(e) : new Y(e, t, n, r ?? 1);
 }
 function Y(e, t, n, r) {
 	this.l = +e, this.a = +t, this.b = +n, this.opacity = +r;
 }
-pn(Y, ar, mn(G, {
+mn(Y, or, hn(G, {
 	brighter(e) {
-		return new Y(this.l + Xn * (e ?? 1), this.a, this.b, this.opacity);
+		return new Y(this.l + Zn * (e ?? 1), this.a, this.b, this.opacity);
 	},
 	darker(e) {
-		return new Y(this.l - Xn * (e ?? 1), this.a, this.b, this.opacity);
+		return new Y(this.l - Zn * (e ?? 1), this.a, this.b, this.opacity);
 	},
 	rgb() {
 		var e = (this.l + 16) / 116, t = isNaN(this.a) ? e : e + this.a / 500, n = isNaN(this.b) ? e : e - this.b / 200;
-		return t = Zn * sr(t), e = Qn * sr(e), n = $n * sr(n), new q(cr(3.1338561 * t - 1.6168667 * e - .4906146 * n), cr(-.9787684 * t + 1.9161415 * e + .033454 * n), cr(.0719453 * t - .2289914 * e + 1.4052427 * n), this.opacity);
+		return t = Qn * cr(t), e = $n * cr(e), n = er * cr(n), new q(lr(3.1338561 * t - 1.6168667 * e - .4906146 * n), lr(-.9787684 * t + 1.9161415 * e + .033454 * n), lr(.0719453 * t - .2289914 * e + 1.4052427 * n), this.opacity);
 	}
 }));
-function or(e) {
-	return e > rr ? e ** (1 / 3) : e / nr + er;
-}
 function sr(e) {
-	return e > tr ? e * e * e : nr * (e - er);
+	return e > ir ? e ** (1 / 3) : e / rr + tr;
 }
 function cr(e) {
-	return 255 * (e <= .0031308 ? 12.92 * e : 1.055 * e ** (1 / 2.4) - .055);
+	return e > nr ? e * e * e : rr * (e - tr);
 }
 function lr(e) {
-	return (e /= 255) <= .04045 ? e / 12.92 : ((e + .055) / 1.055) ** 2.4;
+	return 255 * (e <= .0031308 ? 12.92 * e : 1.055 * e ** (1 / 2.4) - .055);
 }
 function ur(e) {
+	return (e /= 255) <= .04045 ? e / 12.92 : ((e + .055) / 1.055) ** 2.4;
+}
+function dr(e) {
 	if (e instanceof X) return new X(e.h, e.c, e.l, e.opacity);
-	if (e instanceof Y || (e = ir(e)), e.a === 0 && e.b === 0) return new X(NaN, 0 < e.l && e.l < 100 ? 0 : NaN, e.l, e.opacity);
-	var t = Math.atan2(e.b, e.a) * Yn;
+	if (e instanceof Y || (e = ar(e)), e.a === 0 && e.b === 0) return new X(NaN, 0 < e.l && e.l < 100 ? 0 : NaN, e.l, e.opacity);
+	var t = Math.atan2(e.b, e.a) * Xn;
 	return new X(t < 0 ? t + 360 : t, Math.sqrt(e.a * e.a + e.b * e.b), e.l, e.opacity);
 }
-function dr(e, t, n, r) {
-	return arguments.length === 1 ? ur(e) : new X(e, t, n, r ?? 1);
+function fr(e, t, n, r) {
+	return arguments.length === 1 ? dr(e) : new X(e, t, n, r ?? 1);
 }
 function X(e, t, n, r) {
 	this.h = +e, this.c = +t, this.l = +n, this.opacity = +r;
 }
-function fr(e) {
+function pr(e) {
 	if (isNaN(e.h)) return new Y(e.l, 0, 0, e.opacity);
-	var t = e.h * Jn;
+	var t = e.h * Yn;
 	return new Y(e.l, Math.cos(t) * e.c, Math.sin(t) * e.c, e.opacity);
 }
-pn(X, dr, mn(G, {
+mn(X, fr, hn(G, {
 	brighter(e) {
-		return new X(this.h, this.c, this.l + Xn * (e ?? 1), this.opacity);
+		return new X(this.h, this.c, this.l + Zn * (e ?? 1), this.opacity);
 	},
 	darker(e) {
-		return new X(this.h, this.c, this.l - Xn * (e ?? 1), this.opacity);
+		return new X(this.h, this.c, this.l - Zn * (e ?? 1), this.opacity);
 	},
 	rgb() {
-		return fr(this).rgb();
+		return pr(this).rgb();
 	}
 }));
-var pr = -.14861, mr = 1.78277, hr = -.29227, gr = -.90649, _r = 1.97294, vr = _r * gr, yr = _r * mr, br = mr * hr - gr * pr;
-function xr(e) {
-	if (e instanceof Cr) return new Cr(e.h, e.s, e.l, e.opacity);
-	e instanceof q || (e = Pn(e));
-	var t = e.r / 255, n = e.g / 255, r = e.b / 255, i = (br * r + vr * t - yr * n) / (br + vr - yr), a = r - i, o = (_r * (n - i) - hr * a) / gr, s = Math.sqrt(o * o + a * a) / (_r * i * (1 - i)), c = s ? Math.atan2(o, a) * Yn - 120 : NaN;
-	return new Cr(c < 0 ? c + 360 : c, s, i, e.opacity);
-}
-function Sr(e, t, n, r) {
-	return arguments.length === 1 ? xr(e) : new Cr(e, t, n, r ?? 1);
+var mr = -.14861, hr = 1.78277, gr = -.29227, _r = -.90649, vr = 1.97294, yr = vr * _r, br = vr * hr, xr = hr * gr - _r * mr;
+function Sr(e) {
+	if (e instanceof wr) return new wr(e.h, e.s, e.l, e.opacity);
+	e instanceof q || (e = Fn(e));
+	var t = e.r / 255, n = e.g / 255, r = e.b / 255, i = (xr * r + yr * t - br * n) / (xr + yr - br), a = r - i, o = (vr * (n - i) - gr * a) / _r, s = Math.sqrt(o * o + a * a) / (vr * i * (1 - i)), c = s ? Math.atan2(o, a) * Xn - 120 : NaN;
+	return new wr(c < 0 ? c + 360 : c, s, i, e.opacity);
 }
 function Cr(e, t, n, r) {
+	return arguments.length === 1 ? Sr(e) : new wr(e, t, n, r ?? 1);
+}
+function wr(e, t, n, r) {
 	this.h = +e, this.s = +t, this.l = +n, this.opacity = +r;
 }
-pn(Cr, Sr, mn(G, {
+mn(wr, Cr, hn(G, {
 	brighter(e) {
-		return e = e == null ? gn : gn ** +e, new Cr(this.h, this.s, this.l * e, this.opacity);
+		return e = e == null ? _n : _n ** +e, new wr(this.h, this.s, this.l * e, this.opacity);
 	},
 	darker(e) {
-		return e = e == null ? hn : hn ** +e, new Cr(this.h, this.s, this.l * e, this.opacity);
+		return e = e == null ? gn : gn ** +e, new wr(this.h, this.s, this.l * e, this.opacity);
 	},
 	rgb() {
-		var e = isNaN(this.h) ? 0 : (this.h + 120) * Jn, t = +this.l, n = isNaN(this.s) ? 0 : this.s * t * (1 - t), r = Math.cos(e), i = Math.sin(e);
-		return new q(255 * (t + n * (pr * r + mr * i)), 255 * (t + n * (hr * r + gr * i)), 255 * (t + _r * r * n), this.opacity);
+		var e = isNaN(this.h) ? 0 : (this.h + 120) * Yn, t = +this.l, n = isNaN(this.s) ? 0 : this.s * t * (1 - t), r = Math.cos(e), i = Math.sin(e);
+		return new q(255 * (t + n * (mr * r + hr * i)), 255 * (t + n * (gr * r + _r * i)), 255 * (t + vr * r * n), this.opacity);
 	}
 }));
-var wr = (e) => () => e;
-function Tr(e, t) {
+var Tr = (e) => () => e;
+function Er(e, t) {
 	return function(n) {
 		return e + n * t;
 	};
 }
-function Er(e, t, n) {
+function Dr(e, t, n) {
 	return e **= +n, t = t ** +n - e, n = 1 / n, function(r) {
 		return (e + r * t) ** +n;
 	};
 }
-function Dr(e, t) {
+function Or(e, t) {
 	var n = t - e;
-	return n ? Tr(e, n > 180 || n < -180 ? n - 360 * Math.round(n / 360) : n) : wr(isNaN(e) ? t : e);
+	return n ? Er(e, n > 180 || n < -180 ? n - 360 * Math.round(n / 360) : n) : Tr(isNaN(e) ? t : e);
 }
-function Or(e) {
-	return (e = +e) == 1 ? kr : function(t, n) {
-		return n - t ? Er(t, n, e) : wr(isNaN(t) ? n : t);
+function kr(e) {
+	return (e = +e) == 1 ? Ar : function(t, n) {
+		return n - t ? Dr(t, n, e) : Tr(isNaN(t) ? n : t);
 	};
 }
-function kr(e, t) {
+function Ar(e, t) {
 	var n = t - e;
-	return n ? Tr(e, n) : wr(isNaN(e) ? t : e);
+	return n ? Er(e, n) : Tr(isNaN(e) ? t : e);
 }
-var Ar = (function e(t) {
-	var n = Or(t);
+var jr = (function e(t) {
+	var n = kr(t);
 	function r(e, t) {
-		var r = n((e = Fn(e)).r, (t = Fn(t)).r), i = n(e.g, t.g), a = n(e.b, t.b), o = kr(e.opacity, t.opacity);
+		var r = n((e = In(e)).r, (t = In(t)).r), i = n(e.g, t.g), a = n(e.b, t.b), o = Ar(e.opacity, t.opacity);
 		return function(t) {
 			return e.r = r(t), e.g = i(t), e.b = a(t), e.opacity = o(t), e + "";
 		};
 	}
 	return r.gamma = e, r;
 })(1);
-function jr(e, t) {
+function Mr(e, t) {
 	t ||= [];
 	var n = e ? Math.min(t.length, e.length) : 0, r = t.slice(), i;
 	return function(a) {
@@ -1611,81 +1614,81 @@ function jr(e, t) {
 		return r;
 	};
 }
-function Mr(e) {
+function Nr(e) {
 	return ArrayBuffer.isView(e) && !(e instanceof DataView);
 }
-function Nr(e, t) {
-	for (var n = t ? t.length : 0, r = e ? Math.min(n, e.length) : 0, i = Array(r), a = Array(n), o = 0; o < r; ++o) i[o] = Hr(e[o], t[o]);
+function Pr(e, t) {
+	for (var n = t ? t.length : 0, r = e ? Math.min(n, e.length) : 0, i = Array(r), a = Array(n), o = 0; o < r; ++o) i[o] = Ur(e[o], t[o]);
 	for (; o < n; ++o) a[o] = t[o];
 	return function(e) {
 		for (o = 0; o < r; ++o) a[o] = i[o](e);
 		return a;
 	};
 }
-function Pr(e, t) {
+function Fr(e, t) {
 	var n = /* @__PURE__ */ new Date();
 	return e = +e, t = +t, function(r) {
 		return n.setTime(e * (1 - r) + t * r), n;
 	};
 }
-function Fr(e, t) {
+function Ir(e, t) {
 	return e = +e, t = +t, function(n) {
 		return e * (1 - n) + t * n;
 	};
 }
-function Ir(e, t) {
+function Lr(e, t) {
 	var n = {}, r = {}, i;
-	for (i in typeof e == "object" && e || (e = {}), typeof t == "object" && t || (t = {}), t) i in e ? n[i] = Hr(e[i], t[i]) : r[i] = t[i];
+	for (i in typeof e == "object" && e || (e = {}), typeof t == "object" && t || (t = {}), t) i in e ? n[i] = Ur(e[i], t[i]) : r[i] = t[i];
 	return function(e) {
 		for (i in n) r[i] = n[i](e);
 		return r;
 	};
 }
-var Lr = /[-+]?(?:\d+\.?\d*|\.?\d+)(?:[eE][-+]?\d+)?/g, Rr = new RegExp(Lr.source, "g");
-function zr(e) {
+var Rr = /[-+]?(?:\d+\.?\d*|\.?\d+)(?:[eE][-+]?\d+)?/g, zr = new RegExp(Rr.source, "g");
+function Br(e) {
 	return function() {
 		return e;
 	};
 }
-function Br(e) {
+function Vr(e) {
 	return function(t) {
 		return e(t) + "";
 	};
 }
-function Vr(e, t) {
-	var n = Lr.lastIndex = Rr.lastIndex = 0, r, i, a, o = -1, s = [], c = [];
-	for (e += "", t += ""; (r = Lr.exec(e)) && (i = Rr.exec(t));) (a = i.index) > n && (a = t.slice(n, a), s[o] ? s[o] += a : s[++o] = a), (r = r[0]) === (i = i[0]) ? s[o] ? s[o] += i : s[++o] = i : (s[++o] = null, c.push({
+function Hr(e, t) {
+	var n = Rr.lastIndex = zr.lastIndex = 0, r, i, a, o = -1, s = [], c = [];
+	for (e += "", t += ""; (r = Rr.exec(e)) && (i = zr.exec(t));) (a = i.index) > n && (a = t.slice(n, a), s[o] ? s[o] += a : s[++o] = a), (r = r[0]) === (i = i[0]) ? s[o] ? s[o] += i : s[++o] = i : (s[++o] = null, c.push({
 		i: o,
-		x: Fr(r, i)
-	})), n = Rr.lastIndex;
-	return n < t.length && (a = t.slice(n), s[o] ? s[o] += a : s[++o] = a), s.length < 2 ? c[0] ? Br(c[0].x) : zr(t) : (t = c.length, function(e) {
+		x: Ir(r, i)
+	})), n = zr.lastIndex;
+	return n < t.length && (a = t.slice(n), s[o] ? s[o] += a : s[++o] = a), s.length < 2 ? c[0] ? Vr(c[0].x) : Br(t) : (t = c.length, function(e) {
 		for (var n = 0, r; n < t; ++n) s[(r = c[n]).i] = r.x(e);
 		return s.join("");
 	});
 }
-function Hr(e, t) {
-	var n = typeof t, r;
-	return t == null || n === "boolean" ? wr(t) : (n === "number" ? Fr : n === "string" ? (r = jn(t)) ? (t = r, Ar) : Vr : t instanceof jn ? Ar : t instanceof Date ? Pr : Mr(t) ? jr : Array.isArray(t) ? Nr : typeof t.valueOf != "function" && typeof t.toString != "function" || isNaN(t) ? Ir : Fr)(e, t);
-}
 function Ur(e, t) {
+	var n = typeof t, r;
+	return t == null || n === "boolean" ? Tr(t) : (n === "number" ? Ir : n === "string" ? (r = Mn(t)) ? (t = r, jr) : Hr : t instanceof Mn ? jr : t instanceof Date ? Fr : Nr(t) ? Mr : Array.isArray(t) ? Pr : typeof t.valueOf != "function" && typeof t.toString != "function" || isNaN(t) ? Lr : Ir)(e, t);
+}
+function Wr(e, t) {
 	return e = +e, t = +t, function(n) {
 		return Math.round(e * (1 - n) + t * n);
 	};
 }
-var Wr = 1e-12;
-function Gr(e) {
+var Gr = 1e-12;
+function Kr(e) {
 	return ((e = Math.exp(e)) + 1 / e) / 2;
 }
-function Kr(e) {
+function qr(e) {
 	return ((e = Math.exp(e)) - 1 / e) / 2;
 }
-function qr(e) {
+function Jr(e) {
 	return ((e = Math.exp(2 * e)) - 1) / (e + 1);
 }
 (function e(t, n, r) {
 	function i(e, i) {
 		var a = e[0], o = e[1], s = e[2], c = i[0], l = i[1], u = i[2], d = c - a, f = l - o, p = d * d + f * f, m, h;
-		if (p < Wr) h = Math.log(u / s) / t, m = function(e) {
+		if (p < Gr) h = Math.log(u / s) / t, m = function(e) {
 			return [
 				a + e * d,
 				o + e * f,
@@ -1695,11 +1698,11 @@ function qr(e) {
 		else {
 			var g = Math.sqrt(p), _ = (u * u - s * s + r * p) / (2 * s * n * g), v = (u * u - s * s - r * p) / (2 * u * n * g), y = Math.log(Math.sqrt(_ * _ + 1) - _);
 			h = (Math.log(Math.sqrt(v * v + 1) - v) - y) / t, m = function(e) {
-				var r = e * h, i = Gr(y), c = s / (n * g) * (i * qr(t * r + y) - Kr(y));
+				var r = e * h, i = Kr(y), c = s / (n * g) * (i * Jr(t * r + y) - qr(y));
 				return [
 					a + c * d,
 					o + c * f,
-					s * i / Gr(t * r + y)
+					s * i / Kr(t * r + y)
 				];
 			};
 		}
@@ -1710,11 +1713,11 @@ function qr(e) {
 		return e(n, r, r * r);
 	}, i;
 })(Math.SQRT2, 2, 4);
-function Jr(e) {
+function Yr(e) {
 	return (function t(n) {
 		n = +n;
 		function r(t, r) {
-			var i = e((t = Sr(t)).h, (r = Sr(r)).h), a = kr(t.s, r.s), o = kr(t.l, r.l), s = kr(t.opacity, r.opacity);
+			var i = e((t = Cr(t)).h, (r = Cr(r)).h), a = Ar(t.s, r.s), o = Ar(t.l, r.l), s = Ar(t.opacity, r.opacity);
 			return function(e) {
 				return t.h = i(e), t.s = a(e), t.l = o(e ** +n), t.opacity = s(e), t + "";
 			};
@@ -1722,9 +1725,9 @@ function Jr(e) {
 		return r.gamma = t, r;
 	})(1);
 }
-Jr(Dr), Jr(kr);
+Yr(Or), Yr(Ar);
 // node_modules/d3-scale/dist/d3-scale.mjs
-function Yr(e, t) {
+function Xr(e, t) {
 	switch (arguments.length) {
 		case 0: break;
 		case 1:
@@ -1734,65 +1737,65 @@ function Yr(e, t) {
 	}
 	return this;
 }
-function Xr(e) {
+function Zr(e) {
 	return function() {
 		return e;
 	};
 }
-function Zr(e) {
+function Qr(e) {
 	return +e;
 }
-var Qr = [0, 1];
-function $r(e) {
+var $r = [0, 1];
+function ei(e) {
 	return e;
 }
-function ei(e, t) {
+function ti(e, t) {
 	return (t -= e = +e) ? function(n) {
 		return (n - e) / t;
-	} : Xr(isNaN(t) ? NaN : .5);
+	} : Zr(isNaN(t) ? NaN : .5);
 }
-function ti(e, t) {
+function ni(e, t) {
 	var n;
 	return e > t && (n = e, e = t, t = n), function(n) {
 		return Math.max(e, Math.min(t, n));
 	};
 }
-function ni(e, t, n) {
+function ri(e, t, n) {
 	var r = e[0], i = e[1], a = t[0], o = t[1];
-	return i < r ? (r = ei(i, r), a = n(o, a)) : (r = ei(r, i), a = n(a, o)), function(e) {
+	return i < r ? (r = ti(i, r), a = n(o, a)) : (r = ti(r, i), a = n(a, o)), function(e) {
 		return a(r(e));
 	};
 }
-function ri(e, t, n) {
+function ii(e, t, n) {
 	var r = Math.min(e.length, t.length) - 1, i = Array(r), a = Array(r), o = -1;
-	for (e[r] < e[0] && (e = e.slice().reverse(), t = t.slice().reverse()); ++o < r;) i[o] = ei(e[o], e[o + 1]), a[o] = n(t[o], t[o + 1]);
+	for (e[r] < e[0] && (e = e.slice().reverse(), t = t.slice().reverse()); ++o < r;) i[o] = ti(e[o], e[o + 1]), a[o] = n(t[o], t[o + 1]);
 	return function(t) {
 		var n = Ye(e, t, 1, r) - 1;
 		return a[n](i[n](t));
 	};
 }
-function ii(e, t) {
+function ai(e, t) {
 	return t.domain(e.domain()).range(e.range()).interpolate(e.interpolate()).clamp(e.clamp()).unknown(e.unknown());
 }
-function ai() {
-	var e = Qr, t = Qr, n = Hr, r, i, a, o = $r, s, c, l;
+function oi() {
+	var e = $r, t = $r, n = Ur, r, i, a, o = ei, s, c, l;
 	function u() {
 		var n = Math.min(e.length, t.length);
-		return o !== $r && (o = ti(e[0], e[n - 1])), s = n > 2 ? ri : ni, c = l = null, d;
+		return o !== ei && (o = ni(e[0], e[n - 1])), s = n > 2 ? ii : ri, c = l = null, d;
 	}
 	function d(i) {
 		return i == null || isNaN(i = +i) ? a : (c ||= s(e.map(r), t, n))(r(o(i)));
 	}
 	return d.invert = function(n) {
-		return o(i((l ||= s(t, e.map(r), Fr))(n)));
+		return o(i((l ||= s(t, e.map(r), Ir))(n)));
 	}, d.domain = function(t) {
-		return arguments.length ? (e = Array.from(t, Zr), u()) : e.slice();
+		return arguments.length ? (e = Array.from(t, Qr), u()) : e.slice();
 	}, d.range = function(e) {
 		return arguments.length ? (t = Array.from(e), u()) : t.slice();
 	}, d.rangeRound = function(e) {
-		return t = Array.from(e), n = Ur, u();
+		return t = Array.from(e), n = Wr, u();
 	}, d.clamp = function(e) {
-		return arguments.length ? (o = e ? !0 : $r, u()) : o !== $r;
+		return arguments.length ? (o = e ? !0 : ei, u()) : o !== ei;
 	}, d.interpolate = function(e) {
 		return arguments.length ? (n = e, u()) : n;
 	}, d.unknown = function(e) {
@@ -1801,10 +1804,10 @@ function ai() {
 		return r = e, i = t, u();
 	};
 }
-function oi() {
-	return ai()($r, $r);
+function si() {
+	return oi()(ei, ei);
 }
-function si(e, t, n, r) {
+function ci(e, t, n, r) {
 	var i = st(e, t, n), a;
 	switch (r = St(r ?? ",f"), r.type) {
 		case "s":
@@ -1822,14 +1825,14 @@ function si(e, t, n, r) {
 	}
 	return z(r);
 }
-function ci(e) {
+function li(e) {
 	var t = e.domain;
 	return e.ticks = function(e) {
 		var n = t();
 		return at(n[0], n[n.length - 1], e ?? 10);
 	}, e.tickFormat = function(e, n) {
 		var r = t();
-		return si(r[0], r[r.length - 1], e ?? 10, n);
+		return ci(r[0], r[r.length - 1], e ?? 10, n);
 	}, e.nice = function(n) {
 		n ??= 10;
 		var r = t(), i = 0, a = r.length - 1, o = r[i], s = r[a], c, l, u = 10;
@@ -1844,13 +1847,13 @@ function ci(e) {
 	}, e;
 }
 function Z() {
-	var e = oi();
+	var e = si();
 	return e.copy = function() {
-		return ii(e, Z());
-	}, Yr.apply(e, arguments), ci(e);
+		return ai(e, Z());
+	}, Xr.apply(e, arguments), li(e);
 }
 // src/draw/palette.ts
-function li(e, t) {
+function ui(e, t) {
 	let n = Z().domain([
 		-2,
 		-1,
@@ -1860,7 +1863,7 @@ function li(e, t) {
 	]).range(e).clamp(!0);
 	return (e) => e > 0 ? n(Math.log2(e)) : t;
 }
-var ui = {
+var di = {
 	light: {
 		ink: "#1c1e22",
 		muted: "#5a5f69",
@@ -1868,7 +1871,7 @@ var ui = {
 		accent: "#a8420a",
 		paper: "#fbfaf7",
 		dead: "#0d0f13",
-		load: li([
+		load: ui([
 			"#24507f",
 			"#7fa3c7",
 			"#ece8df",
@@ -1883,7 +1886,7 @@ var ui = {
 		accent: "#ffa24d",
 		paper: "#15171b",
 		dead: "#000000",
-		load: li([
+		load: ui([
 			"#1d4d86",
 			"#35597f",
 			"#565a60",
@@ -1893,35 +1896,35 @@ var ui = {
 	}
 };
 // src/draw/theme.ts
-function di(e) {
+function fi(e) {
 	let [t, n] = I(() => matchMedia(e).matches);
 	return Te(() => {
 		let t = matchMedia(e), r = () => n(t.matches);
 		return r(), t.addEventListener("change", r), () => t.removeEventListener("change", r);
 	}, [e]), t;
 }
-function fi(e) {
-	let t = di("(prefers-color-scheme: dark)");
-	return di("print") ? "light" : e === "auto" ? t ? "dark" : "light" : e;
+function pi(e) {
+	let t = fi("(prefers-color-scheme: dark)");
+	return fi("print") ? "light" : e === "auto" ? t ? "dark" : "light" : e;
 }
-var pi = M("light");
-function mi() {
-	return ui[ke(pi)];
+var mi = M("light");
+function hi() {
+	return di[ke(mi)];
 }
 // src/map/orders.ts
-function hi(e, t) {
+function gi(e, t) {
 	return e.layers.map((n, r) => {
 		let i = e.counts(r), a = i.map((e, t) => t);
 		return t ? a.sort((e, t) => i[t] - i[e] || e - t) : a;
 	});
 }
-function gi(e, t, n) {
+function _i(e, t, n) {
 	let r = e.counts(t)[n] ?? 0, i = e.loads(t)[n] ?? 0, a = r ? `${B(r)} rows, ${V(i)} an even share` : "no rows, never used";
 	return `Layer ${e.layer(t).index}, expert ${n}: ${a}.`;
 }
 // src/experts/facts.ts
-function _i(e, t, n) {
-	let { arrays: r, facts: i } = e, a = vi(r.top_tokens, t, n), o = vi(r.top_token_counts, t, n), s = vi(r.top_token_lift, t, n), c = vi(r.partner_lift, t, n);
+function vi(e, t, n) {
+	let { arrays: r, facts: i } = e, a = yi(r.top_tokens, t, n), o = yi(r.top_token_counts, t, n), s = yi(r.top_token_lift, t, n), c = yi(r.partner_lift, t, n);
 	return {
 		expert: n,
 		rows: e.counts(t)[n] ?? 0,
@@ -1935,46 +1938,46 @@ function _i(e, t, n) {
 			count: t,
 			lift: n
 		})),
-		partners: vi(r.partners, t, n).map((e, t) => ({
+		partners: yi(r.partners, t, n).map((e, t) => ({
 			expert: e,
 			lift: c[t] ?? 0
 		})).filter(({ expert: n, lift: r }) => n < e.numExperts(t) && r > 0),
-		bins: vi(r.load_bins, t, n).map((n) => n * e.layer(t).num_experts)
+		bins: yi(r.load_bins, t, n).map((n) => n * e.layer(t).num_experts)
 	};
 }
-function vi(e, t, n) {
+function yi(e, t, n) {
 	if (!e) return [];
 	let r = e.shape[2] ?? 1;
-	return fn(e, t).slice(n * r, (n + 1) * r);
+	return pn(e, t).slice(n * r, (n + 1) * r);
 }
-function yi(e, t) {
-	let [n] = fn(e.arrays.specialisation, t), [r] = fn(e.arrays.specialisation_baseline, t);
+function bi(e, t) {
+	let [n] = pn(e.arrays.specialisation, t), [r] = pn(e.arrays.specialisation_baseline, t);
 	if (n === void 0 || r === void 0 || Number.isNaN(n)) return null;
 	let i = `Which token it is tells ${U(n)} nats about which expert takes it`;
 	return n > r ? `${i}; with the tokens shuffled it is ${U(r)}, so only what lies above that is specialisation.` : `${i}, no more than with the tokens shuffled (${U(r)}): no specialisation on single tokens shows.`;
 }
 // node_modules/d3-path/dist/d3-path.mjs
-var bi = Math.PI, xi = 2 * bi, Si = 1e-6, Ci = xi - Si;
-function wi(e) {
+var xi = Math.PI, Si = 2 * xi, Ci = 1e-6, wi = Si - Ci;
+function Ti(e) {
 	this._ += e[0];
 	for (let t = 1, n = e.length; t < n; ++t) this._ += arguments[t] + e[t];
 }
-function Ti(e) {
+function Ei(e) {
 	let t = Math.floor(e);
 	if (!(t >= 0)) throw Error(`invalid digits: ${e}`);
-	if (t > 15) return wi;
+	if (t > 15) return Ti;
 	let n = 10 ** t;
 	return function(e) {
 		this._ += e[0];
 		for (let t = 1, r = e.length; t < r; ++t) this._ += Math.round(arguments[t] * n) / n + e[t];
 	};
 }
-function Ei(e, t, n, r) {
+function Di(e, t, n, r) {
 	return e === n && t === r;
 }
-function Di(e) {
+function Oi(e) {
 	let t = Math.floor(e);
-	if (!(t <= 15)) return Ei;
+	if (!(t <= 15)) return Di;
 	let n = 10 ** t, r = function(e) {
 		return Math.round(e * n);
 	};
@@ -1982,9 +1985,9 @@ function Di(e) {
 		return r(e) === r(n) && r(t) === r(i);
 	};
 }
-var Oi = class {
+var ki = class {
 	constructor(e) {
-		this._x0 = this._y0 = this._x1 = this._y1 = null, this._ = "", this._append = e == null ? wi : Ti(e), this._equal = e == null ? Ei : Di(e);
+		this._x0 = this._y0 = this._x1 = this._y1 = null, this._ = "", this._append = e == null ? Ti : Ei(e), this._equal = e == null ? Di : Oi(e);
 	}
 	moveTo(e, t) {
 		this._append`M${this._x0 = this._x1 = +e},${this._y0 = this._y1 = +t}`;
@@ -2005,27 +2008,27 @@ var Oi = class {
 		if (e = +e, t = +t, n = +n, r = +r, i = +i, i < 0) throw Error(`negative radius: ${i}`);
 		let a = this._x1, o = this._y1, s = n - e, c = r - t, l = a - e, u = o - t, d = l * l + u * u;
 		if (this._x1 === null) this._append`M${this._x1 = e},${this._y1 = t}`;
-		else if (d > Si) {
-			if (!(Math.abs(u * s - c * l) > Si) || !i) this._append`L${this._x1 = e},${this._y1 = t}`;
+		else if (d > Ci) {
+			if (!(Math.abs(u * s - c * l) > Ci) || !i) this._append`L${this._x1 = e},${this._y1 = t}`;
 			else {
-				let f = n - a, p = r - o, m = s * s + c * c, h = f * f + p * p, g = Math.sqrt(m), _ = Math.sqrt(d), v = i * Math.tan((bi - Math.acos((m + d - h) / (2 * g * _))) / 2), y = v / _, b = v / g;
-				Math.abs(y - 1) > Si && this._append`L${e + y * l},${t + y * u}`, this._append`A${i},${i},0,0,${+(u * f > l * p)},${this._x1 = e + b * s},${this._y1 = t + b * c}`;
+				let f = n - a, p = r - o, m = s * s + c * c, h = f * f + p * p, g = Math.sqrt(m), _ = Math.sqrt(d), v = i * Math.tan((xi - Math.acos((m + d - h) / (2 * g * _))) / 2), y = v / _, b = v / g;
+				Math.abs(y - 1) > Ci && this._append`L${e + y * l},${t + y * u}`, this._append`A${i},${i},0,0,${+(u * f > l * p)},${this._x1 = e + b * s},${this._y1 = t + b * c}`;
 			}
 		}
 	}
 	arc(e, t, n, r, i, a) {
 		if (e = +e, t = +t, n = +n, a = !!a, n < 0) throw Error(`negative radius: ${n}`);
 		let o = n * Math.cos(r), s = n * Math.sin(r), c = e + o, l = t + s, u = 1 ^ a, d = a ? r - i : i - r;
-		if (this._x1 === null ? this._append`M${c},${l}` : (Math.abs(this._x1 - c) > Si || Math.abs(this._y1 - l) > Si) && this._append`L${c},${l}`, n) {
-			if (d < 0 && (d = d % xi + xi), d > Ci) this._append`A${n},${n},0,1,${u},${e - o},${t - s}A${n},${n},0,1,${u},${this._x1 = c},${this._y1 = l}`;
-			else if (d > Si) {
+		if (this._x1 === null ? this._append`M${c},${l}` : (Math.abs(this._x1 - c) > Ci || Math.abs(this._y1 - l) > Ci) && this._append`L${c},${l}`, n) {
+			if (d < 0 && (d = d % Si + Si), d > wi) this._append`A${n},${n},0,1,${u},${e - o},${t - s}A${n},${n},0,1,${u},${this._x1 = c},${this._y1 = l}`;
+			else if (d > Ci) {
 				let a = e + n * Math.cos(i), o = t + n * Math.sin(i);
-				if (d >= bi && this._equal(c, l, a, o)) {
+				if (d >= xi && this._equal(c, l, a, o)) {
 					d /= 2;
 					let i = r + d;
-					this._append`A${n},${n},0,${+(d >= bi)},${u},${e + n * Math.cos(i)},${t + n * Math.sin(i)}`;
+					this._append`A${n},${n},0,${+(d >= xi)},${u},${e + n * Math.cos(i)},${t + n * Math.sin(i)}`;
 				}
-				this._append`A${n},${n},0,${+(d >= bi)},${u},${this._x1 = a},${this._y1 = o}`;
+				this._append`A${n},${n},0,${+(d >= xi)},${u},${this._x1 = a},${this._y1 = o}`;
 			}
 		}
 	}
@@ -2036,17 +2039,17 @@ var Oi = class {
 		return this._;
 	}
 };
-Oi.prototype;
+ki.prototype;
 // node_modules/d3-shape/dist/d3-shape.mjs
 function Q(e) {
 	return function() {
 		return e;
 	};
 }
-var ki = Math.cos, Ai = Math.sin, ji = Math.sqrt, Mi = 1e-12, Ni = Math.PI;
-Ni / 2;
-var Pi = 2 * Ni;
-function Fi(e) {
+var Ai = Math.cos, ji = Math.sin, Mi = Math.sqrt, Ni = 1e-12, Pi = Math.PI;
+Pi / 2;
+var Fi = 2 * Pi;
+function Ii(e) {
 	let t = 3;
 	return e.digits = function(n) {
 		if (!arguments.length) return t;
@@ -2057,16 +2060,16 @@ function Fi(e) {
 			t = e;
 		}
 		return e;
-	}, () => new Oi(t);
+	}, () => new ki(t);
 }
 Array.prototype.slice;
-function Ii(e) {
+function Li(e) {
 	return typeof e == "object" && "length" in e ? e : Array.from(e);
 }
-function Li(e) {
+function Ri(e) {
 	this._context = e;
 }
-Li.prototype = {
+Ri.prototype = {
 	areaStart: function() {
 		this._line = 0;
 	},
@@ -2089,20 +2092,20 @@ Li.prototype = {
 		}
 	}
 };
-function Ri(e) {
-	return new Li(e);
-}
 function zi(e) {
-	return e[0];
+	return new Ri(e);
 }
 function Bi(e) {
+	return e[0];
+}
+function Vi(e) {
 	return e[1];
 }
-function Vi(e, t) {
-	var n = Q(!0), r = null, i = Ri, a = null, o = Fi(s);
-	e = typeof e == "function" ? e : e === void 0 ? zi : Q(e), t = typeof t == "function" ? t : t === void 0 ? Bi : Q(t);
+function Hi(e, t) {
+	var n = Q(!0), r = null, i = zi, a = null, o = Ii(s);
+	e = typeof e == "function" ? e : e === void 0 ? Bi : Q(e), t = typeof t == "function" ? t : t === void 0 ? Vi : Q(t);
 	function s(s) {
-		var c, l = (s = Ii(s)).length, u, d = !1, f;
+		var c, l = (s = Li(s)).length, u, d = !1, f;
 		for (r ?? (a = i(f = o())), c = 0; c <= l; ++c) !(c < l && n(u = s[c], c, s)) === d && ((d = !d) ? a.lineStart() : a.lineEnd()), d && a.point(+e(u, c, s), +t(u, c, s));
 		if (f) return a = null, f + "" || null;
 	}
@@ -2118,11 +2121,11 @@ function Vi(e, t) {
 		return arguments.length ? (e == null ? r = a = null : a = i(r = e), s) : r;
 	}, s;
 }
-function Hi(e, t, n) {
-	var r = null, i = Q(!0), a = null, o = Ri, s = null, c = Fi(l);
-	e = typeof e == "function" ? e : e === void 0 ? zi : Q(+e), t = typeof t == "function" ? t : Q(t === void 0 ? 0 : +t), n = typeof n == "function" ? n : n === void 0 ? Bi : Q(+n);
+function Ui(e, t, n) {
+	var r = null, i = Q(!0), a = null, o = zi, s = null, c = Ii(l);
+	e = typeof e == "function" ? e : e === void 0 ? Bi : Q(+e), t = typeof t == "function" ? t : Q(t === void 0 ? 0 : +t), n = typeof n == "function" ? n : n === void 0 ? Vi : Q(+n);
 	function l(l) {
-		var u, d, f, p = (l = Ii(l)).length, m, h = !1, g, _ = Array(p), v = Array(p);
+		var u, d, f, p = (l = Li(l)).length, m, h = !1, g, _ = Array(p), v = Array(p);
 		for (a ?? (s = o(g = c())), u = 0; u <= p; ++u) {
 			if (!(u < p && i(m = l[u], u, l)) === h) {
 				if (h = !h) d = u, s.areaStart(), s.lineStart();
@@ -2136,7 +2139,7 @@ function Hi(e, t, n) {
 		if (g) return s = null, g + "" || null;
 	}
 	function u() {
-		return Vi().defined(i).curve(o).context(a);
+		return Hi().defined(i).curve(o).context(a);
 	}
 	return l.x = function(t) {
 		return arguments.length ? (e = typeof t == "function" ? t : Q(+t), r = null, l) : e;
@@ -2164,11 +2167,11 @@ function Hi(e, t, n) {
 		return arguments.length ? (e == null ? a = s = null : s = o(a = e), l) : a;
 	}, l;
 }
-Wi(Ri);
-function Ui(e) {
+Gi(zi);
+function Wi(e) {
 	this._curve = e;
 }
-Ui.prototype = {
+Wi.prototype = {
 	areaStart: function() {
 		this._curve.areaStart();
 	},
@@ -2185,23 +2188,23 @@ Ui.prototype = {
 		this._curve.point(t * Math.sin(e), t * -Math.cos(e));
 	}
 };
-function Wi(e) {
+function Gi(e) {
 	function t(t) {
-		return new Ui(e(t));
+		return new Wi(e(t));
 	}
 	return t._curve = e, t;
 }
-ji(3), ji(1 / 3) * 2;
-var Gi = Ai(Ni / 10) / Ai(7 * Ni / 10);
-Ai(Pi / 10) * Gi, -ki(Pi / 10) * Gi, ji(3), ji(3), ji(3) / 2, (1 / ji(12) / 2 + 1) * 3;
-function Ki() {}
-function qi(e, t, n) {
+Mi(3), Mi(1 / 3) * 2;
+var Ki = ji(Pi / 10) / ji(7 * Pi / 10);
+ji(Fi / 10) * Ki, -Ai(Fi / 10) * Ki, Mi(3), Mi(3), Mi(3) / 2, (1 / Mi(12) / 2 + 1) * 3;
+function qi() {}
+function Ji(e, t, n) {
 	e._context.bezierCurveTo((2 * e._x0 + e._x1) / 3, (2 * e._y0 + e._y1) / 3, (e._x0 + 2 * e._x1) / 3, (e._y0 + 2 * e._y1) / 3, (e._x0 + 4 * e._x1 + t) / 6, (e._y0 + 4 * e._y1 + n) / 6);
 }
-function Ji(e) {
+function Yi(e) {
 	this._context = e;
 }
-Ji.prototype = {
+Yi.prototype = {
 	areaStart: function() {
 		this._line = 0;
 	},
@@ -2213,7 +2216,7 @@ Ji.prototype = {
 	},
 	lineEnd: function() {
 		switch (this._point) {
-			case 3: qi(this, this._x1, this._y1);
+			case 3: Ji(this, this._x1, this._y1);
 			case 2: this._context.lineTo(this._x1, this._y1);
 		}
 		(this._line || this._line !== 0 && this._point === 1) && this._context.closePath(), this._line = 1 - this._line;
@@ -2227,15 +2230,15 @@ Ji.prototype = {
 				this._point = 2;
 				break;
 			case 2: this._point = 3, this._context.lineTo((5 * this._x0 + this._x1) / 6, (5 * this._y0 + this._y1) / 6);
-			default: qi(this, e, t);
+			default: Ji(this, e, t);
 		}
 		this._x0 = this._x1, this._x1 = e, this._y0 = this._y1, this._y1 = t;
 	}
 };
-function Yi(e, t) {
-	this._basis = new Ji(e), this._beta = t;
+function Xi(e, t) {
+	this._basis = new Yi(e), this._beta = t;
 }
-Yi.prototype = {
+Xi.prototype = {
 	lineStart: function() {
 		this._x = [], this._y = [], this._basis.lineStart();
 	},
@@ -2249,19 +2252,19 @@ Yi.prototype = {
 	}
 }, (function e(t) {
 	function n(e) {
-		return t === 1 ? new Ji(e) : new Yi(e, t);
+		return t === 1 ? new Yi(e) : new Xi(e, t);
 	}
 	return n.beta = function(t) {
 		return e(+t);
 	}, n;
 })(.85);
-function Xi(e, t, n) {
+function Zi(e, t, n) {
 	e._context.bezierCurveTo(e._x1 + e._k * (e._x2 - e._x0), e._y1 + e._k * (e._y2 - e._y0), e._x2 + e._k * (e._x1 - t), e._y2 + e._k * (e._y1 - n), e._x2, e._y2);
 }
-function Zi(e, t) {
+function Qi(e, t) {
 	this._context = e, this._k = (1 - t) / 6;
 }
-Zi.prototype = {
+Qi.prototype = {
 	areaStart: function() {
 		this._line = 0;
 	},
@@ -2276,7 +2279,7 @@ Zi.prototype = {
 			case 2:
 				this._context.lineTo(this._x2, this._y2);
 				break;
-			case 3: Xi(this, this._x1, this._y1);
+			case 3: Zi(this, this._x1, this._y1);
 		}
 		(this._line || this._line !== 0 && this._point === 1) && this._context.closePath(), this._line = 1 - this._line;
 	},
@@ -2289,24 +2292,24 @@ Zi.prototype = {
 				this._point = 2, this._x1 = e, this._y1 = t;
 				break;
 			case 2: this._point = 3;
-			default: Xi(this, e, t);
+			default: Zi(this, e, t);
 		}
 		this._x0 = this._x1, this._x1 = this._x2, this._x2 = e, this._y0 = this._y1, this._y1 = this._y2, this._y2 = t;
 	}
 }, (function e(t) {
 	function n(e) {
-		return new Zi(e, t);
+		return new Qi(e, t);
 	}
 	return n.tension = function(t) {
 		return e(+t);
 	}, n;
 })(0);
-function Qi(e, t) {
+function $i(e, t) {
 	this._context = e, this._k = (1 - t) / 6;
 }
-Qi.prototype = {
-	areaStart: Ki,
-	areaEnd: Ki,
+$i.prototype = {
+	areaStart: qi,
+	areaEnd: qi,
 	lineStart: function() {
 		this._x0 = this._x1 = this._x2 = this._x3 = this._x4 = this._x5 = this._y0 = this._y1 = this._y2 = this._y3 = this._y4 = this._y5 = NaN, this._point = 0;
 	},
@@ -2332,22 +2335,22 @@ Qi.prototype = {
 			case 2:
 				this._point = 3, this._x5 = e, this._y5 = t;
 				break;
-			default: Xi(this, e, t);
+			default: Zi(this, e, t);
 		}
 		this._x0 = this._x1, this._x1 = this._x2, this._x2 = e, this._y0 = this._y1, this._y1 = this._y2, this._y2 = t;
 	}
 }, (function e(t) {
 	function n(e) {
-		return new Qi(e, t);
+		return new $i(e, t);
 	}
 	return n.tension = function(t) {
 		return e(+t);
 	}, n;
 })(0);
-function $i(e, t) {
+function ea(e, t) {
 	this._context = e, this._k = (1 - t) / 6;
 }
-$i.prototype = {
+ea.prototype = {
 	areaStart: function() {
 		this._line = 0;
 	},
@@ -2372,34 +2375,34 @@ $i.prototype = {
 				this._point = 3, this._line ? this._context.lineTo(this._x2, this._y2) : this._context.moveTo(this._x2, this._y2);
 				break;
 			case 3: this._point = 4;
-			default: Xi(this, e, t);
+			default: Zi(this, e, t);
 		}
 		this._x0 = this._x1, this._x1 = this._x2, this._x2 = e, this._y0 = this._y1, this._y1 = this._y2, this._y2 = t;
 	}
 }, (function e(t) {
 	function n(e) {
-		return new $i(e, t);
+		return new ea(e, t);
 	}
 	return n.tension = function(t) {
 		return e(+t);
 	}, n;
 })(0);
-function ea(e, t, n) {
+function ta(e, t, n) {
 	var r = e._x1, i = e._y1, a = e._x2, o = e._y2;
-	if (e._l01_a > Mi) {
+	if (e._l01_a > Ni) {
 		var s = 2 * e._l01_2a + 3 * e._l01_a * e._l12_a + e._l12_2a, c = 3 * e._l01_a * (e._l01_a + e._l12_a);
 		r = (r * s - e._x0 * e._l12_2a + e._x2 * e._l01_2a) / c, i = (i * s - e._y0 * e._l12_2a + e._y2 * e._l01_2a) / c;
 	}
-	if (e._l23_a > Mi) {
+	if (e._l23_a > Ni) {
 		var l = 2 * e._l23_2a + 3 * e._l23_a * e._l12_a + e._l12_2a, u = 3 * e._l23_a * (e._l23_a + e._l12_a);
 		a = (a * l + e._x1 * e._l23_2a - t * e._l12_2a) / u, o = (o * l + e._y1 * e._l23_2a - n * e._l12_2a) / u;
 	}
 	e._context.bezierCurveTo(r, i, a, o, e._x2, e._y2);
 }
-function ta(e, t) {
+function na(e, t) {
 	this._context = e, this._alpha = t;
 }
-ta.prototype = {
+na.prototype = {
 	areaStart: function() {
 		this._line = 0;
 	},
@@ -2431,24 +2434,24 @@ ta.prototype = {
 				this._point = 2;
 				break;
 			case 2: this._point = 3;
-			default: ea(this, e, t);
+			default: ta(this, e, t);
 		}
 		this._l01_a = this._l12_a, this._l12_a = this._l23_a, this._l01_2a = this._l12_2a, this._l12_2a = this._l23_2a, this._x0 = this._x1, this._x1 = this._x2, this._x2 = e, this._y0 = this._y1, this._y1 = this._y2, this._y2 = t;
 	}
 }, (function e(t) {
 	function n(e) {
-		return t ? new ta(e, t) : new Zi(e, 0);
+		return t ? new na(e, t) : new Qi(e, 0);
 	}
 	return n.alpha = function(t) {
 		return e(+t);
 	}, n;
 })(.5);
-function na(e, t) {
+function ra(e, t) {
 	this._context = e, this._alpha = t;
 }
-na.prototype = {
-	areaStart: Ki,
-	areaEnd: Ki,
+ra.prototype = {
+	areaStart: qi,
+	areaEnd: qi,
 	lineStart: function() {
 		this._x0 = this._x1 = this._x2 = this._x3 = this._x4 = this._x5 = this._y0 = this._y1 = this._y2 = this._y3 = this._y4 = this._y5 = NaN, this._l01_a = this._l12_a = this._l23_a = this._l01_2a = this._l12_2a = this._l23_2a = this._point = 0;
 	},
@@ -2478,22 +2481,22 @@ na.prototype = {
 			case 2:
 				this._point = 3, this._x5 = e, this._y5 = t;
 				break;
-			default: ea(this, e, t);
+			default: ta(this, e, t);
 		}
 		this._l01_a = this._l12_a, this._l12_a = this._l23_a, this._l01_2a = this._l12_2a, this._l12_2a = this._l23_2a, this._x0 = this._x1, this._x1 = this._x2, this._x2 = e, this._y0 = this._y1, this._y1 = this._y2, this._y2 = t;
 	}
 }, (function e(t) {
 	function n(e) {
-		return t ? new na(e, t) : new Qi(e, 0);
+		return t ? new ra(e, t) : new $i(e, 0);
 	}
 	return n.alpha = function(t) {
 		return e(+t);
 	}, n;
 })(.5);
-function ra(e, t) {
+function ia(e, t) {
 	this._context = e, this._alpha = t;
 }
-ra.prototype = {
+ia.prototype = {
 	areaStart: function() {
 		this._line = 0;
 	},
@@ -2522,37 +2525,37 @@ ra.prototype = {
 				this._point = 3, this._line ? this._context.lineTo(this._x2, this._y2) : this._context.moveTo(this._x2, this._y2);
 				break;
 			case 3: this._point = 4;
-			default: ea(this, e, t);
+			default: ta(this, e, t);
 		}
 		this._l01_a = this._l12_a, this._l12_a = this._l23_a, this._l01_2a = this._l12_2a, this._l12_2a = this._l23_2a, this._x0 = this._x1, this._x1 = this._x2, this._x2 = e, this._y0 = this._y1, this._y1 = this._y2, this._y2 = t;
 	}
 }, (function e(t) {
 	function n(e) {
-		return t ? new ra(e, t) : new $i(e, 0);
+		return t ? new ia(e, t) : new ea(e, 0);
 	}
 	return n.alpha = function(t) {
 		return e(+t);
 	}, n;
 })(.5);
-function ia(e) {
+function aa(e) {
 	return e < 0 ? -1 : 1;
 }
-function aa(e, t, n) {
+function oa(e, t, n) {
 	var r = e._x1 - e._x0, i = t - e._x1, a = (e._y1 - e._y0) / (r || i < 0 && -0), o = (n - e._y1) / (i || r < 0 && -0), s = (a * i + o * r) / (r + i);
-	return (ia(a) + ia(o)) * Math.min(Math.abs(a), Math.abs(o), .5 * Math.abs(s)) || 0;
+	return (aa(a) + aa(o)) * Math.min(Math.abs(a), Math.abs(o), .5 * Math.abs(s)) || 0;
 }
-function oa(e, t) {
+function sa(e, t) {
 	var n = e._x1 - e._x0;
 	return n ? (3 * (e._y1 - e._y0) / n - t) / 2 : t;
 }
-function sa(e, t, n) {
+function ca(e, t, n) {
 	var r = e._x0, i = e._y0, a = e._x1, o = e._y1, s = (a - r) / 3;
 	e._context.bezierCurveTo(r + s, i + s * t, a - s, o - s * n, a, o);
 }
-function ca(e) {
+function la(e) {
 	this._context = e;
 }
-ca.prototype = {
+la.prototype = {
 	areaStart: function() {
 		this._line = 0;
 	},
@@ -2567,7 +2570,7 @@ ca.prototype = {
 			case 2:
 				this._context.lineTo(this._x1, this._y1);
 				break;
-			case 3: sa(this, this._t0, oa(this, this._t0));
+			case 3: ca(this, this._t0, sa(this, this._t0));
 		}
 		(this._line || this._line !== 0 && this._point === 1) && this._context.closePath(), this._line = 1 - this._line;
 	},
@@ -2582,20 +2585,20 @@ ca.prototype = {
 					this._point = 2;
 					break;
 				case 2:
-					this._point = 3, sa(this, oa(this, n = aa(this, e, t)), n);
+					this._point = 3, ca(this, sa(this, n = oa(this, e, t)), n);
 					break;
-				default: sa(this, this._t0, n = aa(this, e, t));
+				default: ca(this, this._t0, n = oa(this, e, t));
 			}
 			this._x0 = this._x1, this._x1 = e, this._y0 = this._y1, this._y1 = t, this._t0 = n;
 		}
 	}
-}, Object.create(ca.prototype).point = function(e, t) {
-	ca.prototype.point.call(this, t, e);
+}, Object.create(la.prototype).point = function(e, t) {
+	la.prototype.point.call(this, t, e);
 };
-function la(e, t) {
+function ua(e, t) {
 	this._context = e, this._t = t;
 }
-la.prototype = {
+ua.prototype = {
 	areaStart: function() {
 		this._line = 0;
 	},
@@ -2623,42 +2626,42 @@ la.prototype = {
 		this._x = e, this._y = t;
 	}
 };
-function ua(e) {
-	return new la(e, 1);
+function da(e) {
+	return new ua(e, 1);
 }
 // src/experts/Sparkline.tsx
-var da = 90, fa = 22;
-function pa({ values: e }) {
+var fa = 90, pa = 22;
+function ma({ values: e }) {
 	if (e.length < 2) return /* @__PURE__ */ R(b, { children: "–" });
-	let t = Z().domain([0, e.length]).range([0, da]), n = Z().domain([0, dt(e) || 1]).range([21, 1]), r = Hi((e, n) => t(n), 21, (e) => n(e)).curve(ua);
+	let t = Z().domain([0, e.length]).range([0, fa]), n = Z().domain([0, dt(e) || 1]).range([21, 1]), r = Ui((e, n) => t(n), 21, (e) => n(e)).curve(da);
 	return /* @__PURE__ */ R("svg", {
 		class: "sparkline",
-		width: da,
-		height: fa,
+		width: fa,
+		height: pa,
 		role: "img",
 		"aria-label": `Load over the trace, between ${V(ft(e) ?? 0)} and ${V(dt(e) ?? 0)} an even share`,
 		children: /* @__PURE__ */ R("path", { d: r([...e, e[e.length - 1]]) ?? "" })
 	});
 }
 // src/experts/Experts.tsx
-var ma = 12, ha = [
+var ha = 12, ga = [
 	"expert",
 	"load",
 	"over the trace",
 	"takes most",
 	"chosen together with"
 ];
-function ga({ trace: e, selection: t, select: n }) {
-	let [r, i] = I(!1), { layer: a, expert: o } = t, s = L(() => hi(e, !0)[a] ?? [], [e, a]), c = s.slice(0, ma), l = r ? s : c.includes(o) || !s.includes(o) ? c : [o, ...c], u = yi(e, a), d = e.layer(a).index;
+function _a({ trace: e, selection: t, select: n }) {
+	let [r, i] = I(!1), { layer: a, expert: o } = t, s = L(() => gi(e, !0)[a] ?? [], [e, a]), c = s.slice(0, ha), l = r ? s : c.includes(o) || !s.includes(o) ? c : [o, ...c], u = bi(e, a), d = e.layer(a).index;
 	return /* @__PURE__ */ R("div", {
 		class: "experts",
 		children: [
 			u && /* @__PURE__ */ R("p", { children: u }),
-			/* @__PURE__ */ R(Yt, {
+			/* @__PURE__ */ R(Xt, {
 				label: `Experts of layer ${d} of ${e.name}`,
-				columns: ha,
-				children: l.map((t) => /* @__PURE__ */ R(_a, {
-					facts: _i(e, a, t),
+				columns: ga,
+				children: l.map((t) => /* @__PURE__ */ R(va, {
+					facts: vi(e, a, t),
 					isSelected: t === o,
 					choose: () => n({
 						expert: t,
@@ -2669,12 +2672,12 @@ function ga({ trace: e, selection: t, select: n }) {
 			s.length > c.length && /* @__PURE__ */ R("button", {
 				type: "button",
 				onClick: () => i(!r),
-				children: r ? `the busiest ${ma}` : `all ${B(s.length)} experts`
+				children: r ? `the busiest ${ha}` : `all ${B(s.length)} experts`
 			})
 		]
 	});
 }
-function _a({ facts: e, isSelected: t, choose: n }) {
+function va({ facts: e, isSelected: t, choose: n }) {
 	let { expert: r, rows: i, load: a, tokens: o, partners: s, bins: c } = e;
 	return /* @__PURE__ */ R("tr", {
 		class: t ? "selected" : void 0,
@@ -2697,24 +2700,24 @@ function _a({ facts: e, isSelected: t, choose: n }) {
 					" rows"
 				]
 			})] }),
-			/* @__PURE__ */ R("td", { children: /* @__PURE__ */ R(pa, { values: c }) }),
+			/* @__PURE__ */ R("td", { children: /* @__PURE__ */ R(ma, { values: c }) }),
 			/* @__PURE__ */ R("td", {
 				class: "tokens",
 				children: [o.map(({ text: e, count: t, lift: n }, r) => /* @__PURE__ */ R("span", {
 					class: "chip plain",
-					title: `${B(t)} rows, ${U(n)} times its share`,
-					children: [/* @__PURE__ */ R("bdi", { children: e }), /* @__PURE__ */ R("sub", { children: [U(n), "×"] })]
+					title: `${B(t)} rows, ${V(n)} its share of all tokens`,
+					children: [/* @__PURE__ */ R("bdi", { children: e }), /* @__PURE__ */ R("sub", { children: Ut(n) })]
 				}, r)), o.length === 0 && "–"]
 			}),
 			/* @__PURE__ */ R("td", { children: [s.map(({ expert: e, lift: t }) => /* @__PURE__ */ R("span", {
 				class: "partner",
-				children: [e, /* @__PURE__ */ R("sub", { children: V(t) })]
+				children: [e, /* @__PURE__ */ R("sub", { children: Ut(t) })]
 			}, e)), s.length === 0 && "–"] })
 		]
 	});
 }
 // src/header.tsx
-var va = [
+var ya = [
 	["verdict", "Verdict"],
 	["map", "Map"],
 	["text", "Text"],
@@ -2723,8 +2726,8 @@ var va = [
 	["size", "Size"],
 	["limits", "Limits"]
 ];
-function ya({ title: e, traces: t, theme: n, setTheme: r, has: i }) {
-	let a = va.filter(([e]) => i[e] ?? !0), o = [...new Set(t.flatMap(({ facts: e }) => [e.note, e.cut].filter((e) => e !== null)))];
+function ba({ title: e, traces: t, theme: n, setTheme: r, has: i }) {
+	let a = ya.filter(([e]) => i[e] ?? !0), o = [...new Set(t.flatMap(({ facts: e }) => [e.note, e.cut].filter((e) => e !== null)))];
 	return /* @__PURE__ */ R("header", { children: [
 		/* @__PURE__ */ R("div", {
 			class: "bar",
@@ -2732,7 +2735,7 @@ function ya({ title: e, traces: t, theme: n, setTheme: r, has: i }) {
 				"aria-label": "Parts of this page",
 				children: a.map(([e, t]) => /* @__PURE__ */ R("a", {
 					href: `#${e}`,
-					onClick: ba,
+					onClick: xa,
 					children: t
 				}, e))
 			}), /* @__PURE__ */ R("label", {
@@ -2765,12 +2768,12 @@ function ya({ title: e, traces: t, theme: n, setTheme: r, has: i }) {
 		}, e))
 	] });
 }
-function ba(e) {
+function xa(e) {
 	let t = e.currentTarget.getRootNode();
 	e.preventDefault(), t.getElementById(e.currentTarget.hash.slice(1))?.scrollIntoView();
 }
 // src/draw/canvas.tsx
-function xa() {
+function Sa() {
 	let e = De(null), [t, n] = I(0);
 	return Ee(() => {
 		let t = e.current;
@@ -2779,7 +2782,7 @@ function xa() {
 		return n(t.clientWidth), r.observe(t), () => r.disconnect();
 	}, []), [e, t];
 }
-function Sa({ width: e, height: t, draw: n, class: r }) {
+function Ca({ width: e, height: t, draw: n, class: r }) {
 	let i = De(null);
 	return Te(() => {
 		let r = i.current, a = r?.getContext("2d");
@@ -2801,47 +2804,46 @@ function Sa({ width: e, height: t, draw: n, class: r }) {
 	});
 }
 // src/map/draw.ts
-var Ca = "11px system-ui, sans-serif", wa = 13;
-function Ta(e, t, n, r, i) {
-	e.clearRect(0, 0, t.plotRight + 20, t.height), e.font = Ca, e.textBaseline = "middle", Da(e, t, n, i);
-	for (let a = 0; a < t.numLayers; a++) Oa(e, t, n.loads(a), r[a] ?? [], a, i);
-	Aa(e, t, n, i);
+var wa = "11px system-ui, sans-serif", Ta = 13;
+function Ea(e, t, n, r, i) {
+	e.clearRect(0, 0, t.plotRight + 20, t.height), e.font = wa, e.textBaseline = "middle", Oa(e, t, n, i);
+	for (let a = 0; a < t.numLayers; a++) ka(e, t, n.loads(a), r[a] ?? [], a, i);
+	ja(e, t, n, i);
 }
-function Ea(e, t) {
+function Da(e, t) {
 	return e.top + (t + .5) * e.rowHeight;
 }
-function Da(e, t, n, r) {
-	let i = Math.ceil(wa / t.rowHeight);
+function Oa(e, t, n, r) {
+	let i = Math.ceil(Ta / t.rowHeight);
 	e.fillStyle = r.muted, e.textAlign = "right";
-	for (let r = 0; r < t.numLayers; r += i) e.fillText(String(n.layer(r).index), t.left - 7, Ea(t, r));
+	for (let r = 0; r < t.numLayers; r += i) e.fillText(String(n.layer(r).index), t.left - 7, Da(t, r));
 	e.textAlign = "left", e.fillText(t.right > 260 ? "layer, and its experts" : "layer", 0, 9);
 }
-function Oa(e, t, n, r, i, a) {
+function ka(e, t, n, r, i, a) {
 	let o = t.cellWidth(i), s = +(o > 5), c = t.top + i * t.rowHeight;
 	r.forEach((r, i) => {
 		let l = n[r] ?? 0, u = t.left + i * o;
-		e.fillStyle = a.load(l), e.fillRect(u, c, Math.max(.5, o - s), t.rowHeight - 1), l === 0 && o > 7 && ka(e, u, c, o - s, t.rowHeight - 1, a);
+		e.fillStyle = a.load(l), e.fillRect(u, c, Math.max(.5, o - s), t.rowHeight - 1), l === 0 && o > 7 && Aa(e, u, c, o - s, t.rowHeight - 1, a);
 	});
 }
-function ka(e, t, n, r, i, a) {
+function Aa(e, t, n, r, i, a) {
 	let o = Math.min(r, i) / 5, [s, c] = [t + r / 2, n + i / 2];
 	e.strokeStyle = a.muted, e.lineWidth = 1, e.beginPath(), e.moveTo(s - o, c - o), e.lineTo(s + o, c + o), e.moveTo(s + o, c - o), e.lineTo(s - o, c + o), e.stroke();
 }
-function Aa(e, t, n, r) {
+function ja(e, t, n, r) {
 	let i = n.layers.map((e, t) => n.passRatios(t).sort((e, t) => e - t)), a = n.layers.map((e, t) => dt(n.loads(t)) ?? 0), o = Math.max(...a, ...i.map((e) => pt(e, .95) ?? 0), 1.5), s = Z().domain([1, o]).range([t.plotLeft, t.plotRight]).nice(4);
-	ja(e, t, s, r);
+	Ma(e, t, s, r);
 	for (let n = 0; n < t.numLayers; n++) {
-		let o = Ea(t, n), c = i[n] ?? [], l = [.05, .95].map((e) => s(pt(c, e) ?? 1));
+		let o = Da(t, n), c = i[n] ?? [], l = [.05, .95].map((e) => s(pt(c, e) ?? 1));
 		e.strokeStyle = r.muted, e.lineWidth = Math.min(3, t.rowHeight / 4), e.beginPath(), e.moveTo(l[0], o), e.lineTo(l[1], o), e.stroke(), e.fillStyle = r.accent, e.beginPath(), e.arc(s(Math.max(1, a[n])), o, Math.min(4, t.rowHeight / 3), 0, 2 * Math.PI), e.fill();
 	}
 }
-function ja(e, t, n, r) {
+function Ma(e, t, n, r) {
 	let i = n.domain()[1];
-	e.textAlign = "center";
-	for (let a of [1, i]) e.fillStyle = r.muted, e.fillText(`${a} ×`, n(a), 9), e.fillStyle = r.rule, e.fillRect(n(a), t.top - 4, 1, t.numLayers * t.rowHeight + 4);
+	for (let a of [1, i]) e.textAlign = a === i ? "end" : "center", e.fillStyle = r.muted, e.fillText(`${a} ×`, a === i ? t.plotRight + 8 : n(a), 9), e.fillStyle = r.rule, e.fillRect(n(a), t.top - 4, 1, t.numLayers * t.rowHeight + 4);
 }
 // src/map/LoadLegend.tsx
-var Ma = [
+var Na = [
 	[0, "none"],
 	[.25, "≤ ¼"],
 	[.5, "½"],
@@ -2849,32 +2851,32 @@ var Ma = [
 	[2, "2 ×"],
 	[4, "≥ 4 ×"]
 ];
-function Na() {
-	let e = mi();
+function Pa() {
+	let e = hi();
 	return /* @__PURE__ */ R("ul", {
 		class: "legend",
 		"aria-label": "Load of an expert, as a multiple of an even share",
-		children: Ma.map(([t, n]) => /* @__PURE__ */ R("li", { children: [/* @__PURE__ */ R("i", { style: { background: e.load(t) } }), n] }, n))
+		children: Na.map(([t, n]) => /* @__PURE__ */ R("li", { children: [/* @__PURE__ */ R("i", { style: { background: e.load(t) } }), n] }, n))
 	});
 }
 // src/map/layout.ts
-var Pa = 30, Fa = 22, Ia = 480;
-function La(e, t) {
-	let n = t.length, r = Math.max(9, Math.min(30, Math.floor(Ia / Math.max(1, n)))), i = Math.max(31, e - (e < 480 ? 84 : 170));
+var Fa = 30, Ia = 22, La = 480;
+function Ra(e, t) {
+	let n = t.length, r = Math.max(9, Math.min(30, Math.floor(La / Math.max(1, n)))), i = Math.max(31, e - (e < 480 ? 84 : 170));
 	return {
-		left: Pa,
-		top: Fa,
+		left: Fa,
+		top: Ia,
 		rowHeight: r,
-		height: Fa + n * r + 4,
+		height: Ia + n * r + 4,
 		right: i,
 		plotLeft: i + 18,
 		plotRight: Math.max(i + 19, e - 10),
 		numLayers: n,
-		cellWidth: (e) => (i - Pa) / Math.max(1, t[e] ?? 1),
+		cellWidth: (e) => (i - Fa) / Math.max(1, t[e] ?? 1),
 		numColumns: t
 	};
 }
-function Ra(e, t, n) {
+function za(e, t, n) {
 	let r = Math.floor((n - e.top) / e.rowHeight);
 	if (r < 0 || r >= e.numLayers) return null;
 	let i = Math.floor((t - e.left) / e.cellWidth(r));
@@ -2883,7 +2885,7 @@ function Ra(e, t, n) {
 		column: i
 	};
 }
-function za({ layer: e, column: t }, n, r) {
+function Ba({ layer: e, column: t }, n, r) {
 	let i = {
 		ArrowLeft: {
 			layer: e,
@@ -2926,8 +2928,8 @@ function za({ layer: e, column: t }, n, r) {
 	};
 }
 // src/map/LoadMap.tsx
-function Ba({ trace: e, selection: t, select: n }) {
-	let [r, i] = xa(), [a, o] = I(!1), [s, c] = I(null), l = Ae(), u = mi(), d = L(() => hi(e, a), [e, a]), f = L(() => La(i, d.map((e) => e.length)), [i, d]), p = Oe((t) => Ta(t, f, e, d, u), [
+function Va({ trace: e, selection: t, select: n }) {
+	let [r, i] = Sa(), [a, o] = I(!1), [s, c] = I(null), l = Ae(), u = hi(), d = L(() => gi(e, a), [e, a]), f = L(() => Ra(i, d.map((e) => e.length)), [i, d]), p = Oe((t) => Ea(t, f, e, d, u), [
 		f,
 		e,
 		d,
@@ -2944,7 +2946,7 @@ function Ba({ trace: e, selection: t, select: n }) {
 		children: [
 			/* @__PURE__ */ R("div", {
 				class: "controls",
-				children: [/* @__PURE__ */ R(Na, {}), /* @__PURE__ */ R("label", { children: [
+				children: [/* @__PURE__ */ R(Pa, {}), /* @__PURE__ */ R("label", { children: [
 					/* @__PURE__ */ R("input", {
 						type: "checkbox",
 						checked: a,
@@ -2965,23 +2967,23 @@ function Ba({ trace: e, selection: t, select: n }) {
 				onKeyDown: (e) => {
 					if (e.key === "Enter" || e.key === " ") h(g);
 					else {
-						let t = za(g, e.key, d.map((e) => e.length));
+						let t = Ba(g, e.key, d.map((e) => e.length));
 						if (!t) return;
 						c(t);
 					}
 					e.preventDefault();
 				},
-				onPointerMove: (e) => c(Ra(f, e.offsetX, e.offsetY)),
+				onPointerMove: (e) => c(za(f, e.offsetX, e.offsetY)),
 				onPointerLeave: () => c(null),
 				onClick: (e) => {
-					let t = Ra(f, e.offsetX, e.offsetY);
+					let t = za(f, e.offsetX, e.offsetY);
 					t && h(t);
 				},
-				children: [/* @__PURE__ */ R(Sa, {
+				children: [/* @__PURE__ */ R(Ca, {
 					width: i,
 					height: f.height,
 					draw: p
-				}), /* @__PURE__ */ R(Va, {
+				}), /* @__PURE__ */ R(Ha, {
 					layout: f,
 					cell: g
 				})]
@@ -2994,12 +2996,12 @@ function Ba({ trace: e, selection: t, select: n }) {
 				class: "readout",
 				id: l,
 				"aria-live": "polite",
-				children: gi(e, g.layer, m(g))
+				children: _i(e, g.layer, m(g))
 			})
 		]
 	});
 }
-function Va({ layout: e, cell: t }) {
+function Ha({ layout: e, cell: t }) {
 	let n = e.cellWidth(t.layer);
 	return /* @__PURE__ */ R("span", {
 		class: "cell-mark",
@@ -3012,9 +3014,9 @@ function Va({ layout: e, cell: t }) {
 	});
 }
 // src/map/PassDistribution.tsx
-var Ha = 92, Ua = 70, Wa = 40;
-function Ga({ trace: e, layer: t }) {
-	let [n, r] = xa(), i = L(() => e.passRatios(t).sort((e, t) => e - t), [e, t]);
+var Ua = 92, Wa = 70, Ga = 40;
+function Ka({ trace: e, layer: t }) {
+	let [n, r] = Sa(), i = L(() => e.passRatios(t).sort((e, t) => e - t), [e, t]);
 	if (i.length === 0) return null;
 	let a = pt(i, .5) ?? 1, o = pt(i, .95) ?? 1;
 	return /* @__PURE__ */ R("figure", {
@@ -3027,7 +3029,7 @@ function Ga({ trace: e, layer: t }) {
 			] }),
 			" In half of",
 			" ",
-			qt(i.length, "pass", "passes"),
+			Jt(i.length, "pass", "passes"),
 			" the busiest expert had ",
 			V(a),
 			" an even share or more, in one of twenty ",
@@ -3036,7 +3038,7 @@ function Ga({ trace: e, layer: t }) {
 		] }), /* @__PURE__ */ R("div", {
 			ref: n,
 			class: "chart",
-			children: /* @__PURE__ */ R(Ka, {
+			children: /* @__PURE__ */ R(qa, {
 				ratios: i,
 				width: r,
 				marks: [["half", a], ["1 in 20", o]]
@@ -3044,17 +3046,17 @@ function Ga({ trace: e, layer: t }) {
 		})]
 	});
 }
-function Ka({ ratios: e, width: t, marks: n }) {
-	let r = Math.max(2, dt(e) ?? 2), i = Z().domain([1, r]).nice().range([1, Math.max(2, t - 24)]), [a, o] = i.domain(), s = ut().domain([a, o]).thresholds(i.ticks(Wa))(e), c = Z().domain([0, dt(s, (e) => e.length) ?? 1]).range([0, 62]);
+function qa({ ratios: e, width: t, marks: n }) {
+	let r = Math.max(2, dt(e) ?? 2), i = Z().domain([1, r]).nice().range([1, Math.max(2, t - 24)]), [a, o] = i.domain(), s = ut().domain([a, o]).thresholds(i.ticks(Ga))(e), c = Z().domain([0, dt(s, (e) => e.length) ?? 1]).range([0, 50]);
 	return /* @__PURE__ */ R("svg", {
 		width: t,
-		height: Ha,
+		height: Ua,
 		"aria-hidden": "true",
 		children: [
 			s.map((e) => /* @__PURE__ */ R("rect", {
 				class: "column",
 				x: i(e.x0 ?? 1),
-				y: Ua - c(e.length),
+				y: Wa - c(e.length),
 				width: Math.max(1, i(e.x1 ?? 1) - i(e.x0 ?? 1) - 1),
 				height: c(e.length)
 			}, e.x0)),
@@ -3070,7 +3072,7 @@ function Ka({ ratios: e, width: t, marks: n }) {
 				x1: i(t),
 				x2: i(t),
 				y1: 4,
-				y2: Ua
+				y2: Wa
 			}), /* @__PURE__ */ R("text", {
 				x: i(t) + (n ? 5 : -5),
 				y: 12,
@@ -3087,7 +3089,7 @@ function Ka({ ratios: e, width: t, marks: n }) {
 	});
 }
 // src/sides.tsx
-function qa({ traces: e, view: t }) {
+function Ja({ traces: e, view: t }) {
 	return e.length === 1 ? /* @__PURE__ */ R(b, { children: t(e[0], 0) }) : /* @__PURE__ */ R("div", {
 		class: "sides",
 		children: e.map((e, n) => /* @__PURE__ */ R("div", {
@@ -3105,7 +3107,7 @@ function qa({ traces: e, view: t }) {
 	});
 }
 // src/size/SizeView.tsx
-function Ja({ size: e }) {
+function Ya({ size: e }) {
 	let t = [
 		{
 			name: "experts that one token does not use",
@@ -3149,17 +3151,17 @@ function Ja({ size: e }) {
 					/* @__PURE__ */ R("i", { "data-kind": r }),
 					t,
 					": ",
-					Gt(n),
+					Kt(n),
 					" (",
 					H(n / e.total),
 					")"
 				] }, t))
 			})] }),
-			e.touched.length > 0 && /* @__PURE__ */ R(Ya, { size: e })
+			e.touched.length > 0 && /* @__PURE__ */ R(Xa, { size: e })
 		]
 	});
 }
-function Ya({ size: e }) {
+function Xa({ size: e }) {
 	let t = e.touched.reduce((e, [, , t]) => Math.max(e, t), 1);
 	return /* @__PURE__ */ R("table", {
 		class: "touched",
@@ -3167,7 +3169,7 @@ function Ya({ size: e }) {
 			/* @__PURE__ */ R("caption", { children: [
 				"Memory follows the total, reading follows what is touched. Means over this trace, at",
 				" ",
-				Wt(e.expert_bytes),
+				Gt(e.expert_bytes),
 				" for one expert of one layer:"
 			] }),
 			/* @__PURE__ */ R("thead", { children: /* @__PURE__ */ R("tr", { children: [
@@ -3200,18 +3202,18 @@ function Ya({ size: e }) {
 					" of ",
 					B(r)
 				] }),
-				/* @__PURE__ */ R("td", { children: Wt(i) })
+				/* @__PURE__ */ R("td", { children: Gt(i) })
 			] }, e)) })
 		]
 	});
 }
 // src/start.ts
-function Xa(e) {
+function Za(e) {
 	let t = Array.from(e.scoredTokens()), n = t.length ? t : Array.from({ length: e.numTokens }, (e, t) => t), r = Math.floor(n.length / 3), i = n.length < 9 ? n : n.slice(r, n.length - r), a = (t) => /^ ?\p{L}+$/u.test(e.text(t) ?? "") ? e.text(t)?.length ?? 0 : 0;
 	return i.reduce((e, t) => a(t) > a(e) ? t : e, i[0] ?? 0);
 }
 // src/text/LayerSelect.tsx
-function Za({ trace: e, selection: t, select: n }) {
+function Qa({ trace: e, selection: t, select: n }) {
 	return /* @__PURE__ */ R("label", { children: [
 		"layer",
 		" ",
@@ -3232,7 +3234,7 @@ function Za({ trace: e, selection: t, select: n }) {
 	] });
 }
 // src/text/quantities.ts
-var Qa = {
+var $a = {
 	overlap: "experts in common",
 	first: "first expert",
 	weight: "weight of the first choice",
@@ -3241,23 +3243,23 @@ var Qa = {
 	dropped: "dropped choices",
 	expert: "one expert across layers"
 };
-function $a(e, t) {
+function eo(e, t) {
 	let n = t ? ["overlap", "first"] : ["first"];
 	return e.arrays.topk_weights && n.push("weight"), e.arrays.select_margin && n.push("margin"), e.arrays.router_entropy && n.push("entropy"), e.arrays.dropped && n.push("dropped"), [...n, "expert"];
 }
-function eo(e, t, n) {
+function to(e, t, n) {
 	let { name: r, layer: i, expert: a, side: o } = t;
 	switch (r) {
-		case "overlap": return n ? ao(e, n, i, o) : to(e, i);
-		case "first": return to(e, i);
-		case "weight": return no(e, r, (t) => e.weightAt(i, t, 0), "weight");
-		case "margin": return no(e, r, (t) => e.ofLayer("select_margin", i, t), "margin");
-		case "entropy": return no(e, r, (t) => e.ofLayer("router_entropy", i, t), "entropy");
-		case "dropped": return ro(e, i);
-		case "expert": return io(e, a);
+		case "overlap": return n ? oo(e, n, i, o) : no(e, i);
+		case "first": return no(e, i);
+		case "weight": return ro(e, r, (t) => e.weightAt(i, t, 0), "weight");
+		case "margin": return ro(e, r, (t) => e.ofLayer("select_margin", i, t), "margin");
+		case "entropy": return ro(e, r, (t) => e.ofLayer("router_entropy", i, t), "entropy");
+		case "dropped": return io(e, i);
+		case "expert": return ao(e, a);
 	}
 }
-function to(e, t) {
+function no(e, t) {
 	let n = (n) => {
 		let r = e.expertAt(t, n, 0);
 		return r < 0 ? null : r;
@@ -3271,7 +3273,7 @@ function to(e, t) {
 		label: (e) => n(e) === null ? "no expert" : `first expert ${n(e)}`
 	};
 }
-function no(e, t, n, r) {
+function ro(e, t, n, r) {
 	let i = Array.from({ length: e.numTokens }, (e, t) => n(t)), [a = 0, o = 0] = Ze(i.filter((e) => e !== null && Number.isFinite(e))), s = o - a;
 	return {
 		name: t,
@@ -3285,7 +3287,7 @@ function no(e, t, n, r) {
 		label: (e) => `${r} ${U(i[e] ?? null)}`
 	};
 }
-function ro(e, t) {
+function io(e, t) {
 	let n = (n) => e.choices(t, n).filter((e) => e.isDropped).length;
 	return {
 		name: "dropped",
@@ -3296,7 +3298,7 @@ function ro(e, t) {
 		label: (r) => `${n(r)} of ${e.choices(t, r).length} choices dropped`
 	};
 }
-function io(e, t) {
+function ao(e, t) {
 	let n = (n) => e.layers.filter((r, i) => e.choices(i, n).some((e) => e.expert === t)).length, r = Array.from({ length: e.numTokens }, (e, t) => n(t)), i = Math.max(1, ...Ze(r).map((e) => e ?? 0));
 	return {
 		name: "expert",
@@ -3307,7 +3309,7 @@ function io(e, t) {
 		label: (n) => `expert ${t} in ${r[n]} of ${e.layers.length} layers`
 	};
 }
-function ao(e, t, n, r) {
+function oo(e, t, n, r) {
 	let i = e.layer(n).top_k, a = (e) => {
 		let i = t.pairOf(r, e);
 		return i === null ? null : t.overlap(n, i);
@@ -3328,8 +3330,8 @@ function ao(e, t, n, r) {
 	};
 }
 // src/text/TextControls.tsx
-function oo({ traces: e, comparison: t, selection: n, select: r }) {
-	let i = e[0], a = so(i, 0, n, t), o = $a(i, t).filter((n) => e.every((e) => $a(e, t).includes(n)));
+function so({ traces: e, comparison: t, selection: n, select: r }) {
+	let i = e[0], a = co(i, 0, n, t), o = eo(i, t).filter((n) => e.every((e) => eo(e, t).includes(n)));
 	return /* @__PURE__ */ R("div", {
 		class: "controls",
 		children: [
@@ -3341,7 +3343,7 @@ function oo({ traces: e, comparison: t, selection: n, select: r }) {
 					onChange: (e) => r({ quantity: e.currentTarget.value }),
 					children: o.map((e) => /* @__PURE__ */ R("option", {
 						value: e,
-						children: Qa[e]
+						children: $a[e]
 					}, e))
 				})
 			] }),
@@ -3358,17 +3360,17 @@ function oo({ traces: e, comparison: t, selection: n, select: r }) {
 						t >= 0 && t < i.numExperts(n.layer) && r({ expert: t });
 					}
 				})
-			] }) : /* @__PURE__ */ R(Za, {
+			] }) : /* @__PURE__ */ R(Qa, {
 				trace: i,
 				selection: n,
 				select: r
 			}),
-			/* @__PURE__ */ R(co, { quantity: a })
+			/* @__PURE__ */ R(lo, { quantity: a })
 		]
 	});
 }
-function so(e, t, { quantity: n, layer: r, expert: i }, a) {
-	return L(() => eo(e, {
+function co(e, t, { quantity: n, layer: r, expert: i }, a) {
+	return L(() => to(e, {
 		name: n,
 		layer: r,
 		expert: i,
@@ -3382,7 +3384,7 @@ function so(e, t, { quantity: n, layer: r, expert: i }, a) {
 		a
 	]);
 }
-function co({ quantity: e }) {
+function lo({ quantity: e }) {
 	return e.isExpert ? /* @__PURE__ */ R("p", {
 		class: "legend-text",
 		children: "Small figures are experts; a hue stands for several of them."
@@ -3402,11 +3404,11 @@ function co({ quantity: e }) {
 	});
 }
 // src/text/Chip.tsx
-var lo = "13px ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', monospace", uo = 6;
-function fo(e, t, n) {
-	return Math.ceil(t(e)) + 8 + (n ? n * uo + 2 : 0);
+var uo = "13px ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', monospace", fo = 6;
+function po(e, t, n) {
+	return Math.ceil(t(e)) + 8 + (n ? n * fo + 2 : 0);
 }
-function po({ trace: e, token: t, id: n, width: r, quantity: i, isSelected: a, isFound: o, onChoose: s }) {
+function mo({ trace: e, token: t, id: n, width: r, quantity: i, isSelected: a, isFound: o, onChoose: s }) {
 	let c = i.value(t), l = W(e.text(t), e.ofToken("token_ids", t));
 	return /* @__PURE__ */ R("span", {
 		id: n,
@@ -3432,7 +3434,7 @@ function po({ trace: e, token: t, id: n, width: r, quantity: i, isSelected: a, i
 	});
 }
 // src/text/lines.ts
-function mo(e, t) {
+function ho(e, t) {
 	let n = [], r = 0, i = 0, a = (e) => {
 		e > r && n.push({
 			begin: r,
@@ -3445,7 +3447,7 @@ function mo(e, t) {
 	}
 	return a(e.length), n;
 }
-function ho(e, t) {
+function go(e, t) {
 	let n = 0, r = e.length - 1;
 	for (; n < r;) {
 		let i = n + r + 1 >> 1;
@@ -3453,15 +3455,15 @@ function ho(e, t) {
 	}
 	return n;
 }
-function go(e, t, n, r) {
+function _o(e, t, n, r) {
 	let i = Math.max(0, Math.floor(e / n) - 6), a = Math.min(r, Math.ceil((e + t) / n) + 6);
 	return [Math.min(i, a), a];
 }
 // src/text/keys.ts
-var _o = 10;
-function vo(e, t, n) {
+var vo = 10;
+function yo(e, t, n) {
 	if (e.length === 0) return null;
-	let r = ho(e, t), i = e[r], a = e[e.length - 1].end, o = (n) => {
+	let r = go(e, t), i = e[r], a = e[e.length - 1].end, o = (n) => {
 		let a = e[Math.max(0, Math.min(e.length - 1, r + n))];
 		return Math.min(a.begin + (t - i.begin), a.end - 1);
 	};
@@ -3471,15 +3473,15 @@ function vo(e, t, n) {
 		case "ArrowUp": return o(-1);
 		case "ArrowDown": return o(1);
 		case "PageUp": return o(-10);
-		case "PageDown": return o(_o);
+		case "PageDown": return o(vo);
 		case "Home": return i.begin;
 		case "End": return i.end - 1;
 		default: return null;
 	}
 }
 // src/text/Search.tsx
-function yo(e) {
-	let [t, n] = I(""), r = L(() => Array.from({ length: e.numTokens }, (t, n) => e.text(n)), [e]), i = L(() => en(r, t), [r, t]), a = L(() => new Set(i), [i]);
+function bo(e) {
+	let [t, n] = I(""), r = L(() => Array.from({ length: e.numTokens }, (t, n) => e.text(n)), [e]), i = L(() => tn(r, t), [r, t]), a = L(() => new Set(i), [i]);
 	return {
 		wanted: t,
 		setWanted: n,
@@ -3487,7 +3489,7 @@ function yo(e) {
 		isFound: (e) => a.has(e)
 	};
 }
-function bo({ search: e, current: t, choose: n }) {
+function xo({ search: e, current: t, choose: n }) {
 	let { wanted: r, setWanted: i, found: a } = e, o = a.indexOf(t ?? -1), s = (e) => {
 		let r = (e > 0 ? a.find((e) => e > (t ?? -1)) : a.findLast((e) => e < (t ?? 0))) ?? a[e > 0 ? 0 : a.length - 1];
 		r !== void 0 && n(r);
@@ -3527,17 +3529,17 @@ function bo({ search: e, current: t, choose: n }) {
 	});
 }
 // src/text/TextView.tsx
-var $ = 28, xo = 420, So = 60;
-function Co({ trace: e, side: t, comparison: n, selection: r, select: i }) {
-	let [a, o] = xa(), s = Ae(), c = di("print"), l = so(e, t, r, n), u = yo(e), d = r.tokens[t] ?? null, f = l.isExpert ? String(e.numExperts(r.layer) - 1).length : 0, p = L(() => To(e, f), [e, f]), m = L(() => Eo(e, p, o), [
+var $ = 28, So = 420, Co = 60;
+function wo({ trace: e, side: t, comparison: n, selection: r, select: i }) {
+	let [a, o] = Sa(), s = Ae(), c = fi("print"), l = co(e, t, r, n), u = bo(e), d = r.tokens[t] ?? null, f = l.isExpert ? String(e.numExperts(r.layer) - 1).length : 0, p = L(() => Eo(e, f), [e, f]), m = L(() => Do(e, p, o), [
 		e,
 		p,
 		o
-	]), [h, g] = Do(a, m, d), [_, v] = c ? [0, Math.min(So, m.length)] : [h, Math.min(g, m.length)], y = (e) => i({ tokens: n?.tokens(t, e) ?? [e] });
+	]), [h, g] = Ao(a, m, d), [_, v] = c ? [0, Math.min(Co, m.length)] : [h, Math.min(g, m.length)], y = (e) => i({ tokens: n?.tokens(t, e) ?? [e] });
 	return /* @__PURE__ */ R("div", {
 		class: "text",
 		children: [
-			/* @__PURE__ */ R(bo, {
+			/* @__PURE__ */ R(xo, {
 				search: u,
 				current: d,
 				choose: y
@@ -3545,13 +3547,13 @@ function Co({ trace: e, side: t, comparison: n, selection: r, select: i }) {
 			/* @__PURE__ */ R("div", {
 				ref: a,
 				class: "text-frame",
-				style: { height: c ? "auto" : `${Math.min(xo, m.length * $ + 8)}px` },
+				style: { height: c ? "auto" : `${Math.min(So, m.length * $ + 8)}px` },
 				role: "listbox",
 				"aria-label": `Tokens of ${e.name}`,
 				"aria-activedescendant": d === null ? void 0 : `${s}-${d}`,
 				tabIndex: 0,
 				onKeyDown: (e) => {
-					let t = vo(m, d ?? 0, e.key);
+					let t = yo(m, d ?? 0, e.key);
 					t !== null && (e.preventDefault(), y(t));
 				},
 				children: /* @__PURE__ */ R("div", {
@@ -3562,7 +3564,7 @@ function Co({ trace: e, side: t, comparison: n, selection: r, select: i }) {
 						class: "line",
 						role: "none",
 						style: { top: `${(_ + n) * $}px` },
-						children: wo(t).map((t) => /* @__PURE__ */ R(po, {
+						children: To(t).map((t) => /* @__PURE__ */ R(mo, {
 							id: `${s}-${t}`,
 							trace: e,
 							token: t,
@@ -3588,29 +3590,35 @@ function Co({ trace: e, side: t, comparison: n, selection: r, select: i }) {
 		]
 	});
 }
-function wo({ begin: e, end: t }) {
+function To({ begin: e, end: t }) {
 	return Array.from({ length: t - e }, (t, n) => e + n);
 }
-function To(e, t) {
+function Eo(e, t) {
 	let n = document.createElement("canvas").getContext("2d");
-	n && (n.font = lo);
+	n && (n.font = uo);
 	let r = /* @__PURE__ */ new Map(), i = (e) => n?.measureText(e).width ?? e.length * 8;
 	return Float32Array.from({ length: e.numTokens }, (n, a) => {
-		let o = W(e.text(a), e.ofToken("token_ids", a)), s = r.get(o) ?? fo(o, i, t);
+		let o = W(e.text(a), e.ofToken("token_ids", a)), s = r.get(o) ?? po(o, i, t);
 		return r.set(o, s), s;
 	});
 }
-function Eo(e, t, n) {
+function Do(e, t, n) {
 	if (n <= 0) return [];
 	let r = new Set(e.arrays.seq_offsets?.data ?? []);
-	return mo(t, {
+	return ho(t, {
 		width: n - 16,
 		gap: 2,
 		breaksBefore: (e) => r.has(e),
-		breaksAfter: (t) => e.text(t)?.includes("\n") ?? !1
+		breaksAfter: (t) => Oo(e.text(t)) && !ko(e.text(t + 1))
 	});
 }
-function Do(e, t, n) {
+function Oo(e) {
+	return e?.includes("\n") ?? !1;
+}
+function ko(e) {
+	return Oo(e) && e?.trim() === "";
+}
+function Ao(e, t, n) {
 	let [r, i] = I(0), a = De(!0);
 	return Te(() => {
 		let t = e.current;
@@ -3620,16 +3628,16 @@ function Do(e, t, n) {
 	}, [e]), Te(() => {
 		let r = e.current;
 		if (!r || n === null || t.length === 0) return;
-		let i = ho(t, n) * $;
-		i >= r.scrollTop && i + $ <= r.scrollTop + r.clientHeight || (r.scrollTop = Math.max(0, i - (a.current ? xo / 3 : 56))), a.current = !1;
+		let i = go(t, n) * $;
+		i >= r.scrollTop && i + $ <= r.scrollTop + r.clientHeight || (r.scrollTop = Math.max(0, i - (a.current ? 5 : 2) * $)), a.current = !1;
 	}, [
 		e,
 		t,
 		n
-	]), go(r, xo, $, t.length);
+	]), _o(r, So, $, t.length);
 }
 // src/verdict/VerdictView.tsx
-function Oo({ trace: e }) {
+function jo({ trace: e }) {
 	let { verdict: t } = e.facts;
 	return /* @__PURE__ */ R("div", {
 		class: "verdict",
@@ -3637,15 +3645,15 @@ function Oo({ trace: e }) {
 			/* @__PURE__ */ R("p", {
 				class: "verdict-sentence",
 				children: [
-					/* @__PURE__ */ R(Ao, { status: t.status }),
+					/* @__PURE__ */ R(No, { status: t.status }),
 					" ",
 					t.sentence
 				]
 			}),
-			/* @__PURE__ */ R(jo, { trace: e }),
+			/* @__PURE__ */ R(Po, { trace: e }),
 			/* @__PURE__ */ R("details", { children: [
 				/* @__PURE__ */ R("summary", { children: "Layer by layer" }),
-				/* @__PURE__ */ R(No, { trace: e }),
+				/* @__PURE__ */ R(Io, { trace: e }),
 				t.rules && /* @__PURE__ */ R("p", {
 					class: "fine",
 					children: t.rules
@@ -3654,27 +3662,27 @@ function Oo({ trace: e }) {
 		]
 	});
 }
-var ko = {
+var Mo = {
 	healthy: "●",
 	imbalanced: "◐",
 	collapsed: "○",
 	unknown: "–"
 };
-function Ao({ status: e }) {
+function No({ status: e }) {
 	return /* @__PURE__ */ R("strong", {
 		class: "status",
 		"data-status": e,
 		children: [
 			/* @__PURE__ */ R("span", {
 				"aria-hidden": "true",
-				children: ko[e]
+				children: Mo[e]
 			}),
 			" ",
 			e
 		]
 	});
 }
-function jo({ trace: e }) {
+function Po({ trace: e }) {
 	let t = e.layers.map((e) => e.skipped_fraction), n = e.layer(0);
 	return /* @__PURE__ */ R("dl", {
 		class: "figures",
@@ -3686,7 +3694,7 @@ function jo({ trace: e }) {
 		].map(([e, t]) => /* @__PURE__ */ R("div", { children: [/* @__PURE__ */ R("dt", { children: t }), /* @__PURE__ */ R("dd", { children: e })] }, t))
 	});
 }
-var Mo = [
+var Fo = [
 	"layer",
 	"verdict",
 	"busiest over even",
@@ -3697,15 +3705,15 @@ var Mo = [
 	"margin, median",
 	"in words"
 ];
-function No({ trace: e }) {
-	return /* @__PURE__ */ R(Yt, {
+function Io({ trace: e }) {
+	return /* @__PURE__ */ R(Xt, {
 		label: `Layers of ${e.name}`,
 		class: "layers",
-		columns: Mo,
-		children: e.layers.map((e) => /* @__PURE__ */ R(Po, { layer: e }, e.index))
+		columns: Fo,
+		children: e.layers.map((e) => /* @__PURE__ */ R(Lo, { layer: e }, e.index))
 	});
 }
-function Po({ layer: e }) {
+function Lo({ layer: e }) {
 	let t = (e) => e === null ? "–" : U(e);
 	return /* @__PURE__ */ R("tr", { children: [
 		/* @__PURE__ */ R("th", {
@@ -3713,7 +3721,7 @@ function Po({ layer: e }) {
 			title: e.path,
 			children: e.index
 		}),
-		/* @__PURE__ */ R("td", { children: /* @__PURE__ */ R(Ao, { status: e.verdict.status }) }),
+		/* @__PURE__ */ R("td", { children: /* @__PURE__ */ R(No, { status: e.verdict.status }) }),
 		/* @__PURE__ */ R("td", { children: e.max_over_mean === null ? "–" : V(e.max_over_mean) }),
 		/* @__PURE__ */ R("td", { children: e.dead }),
 		/* @__PURE__ */ R("td", { children: t(e.cv) }),
@@ -3727,7 +3735,7 @@ function Po({ layer: e }) {
 	] });
 }
 // src/walk/steps.ts
-var Fo = [
+var Ro = [
 	"Token in",
 	"Router scores",
 	"Pick top-k",
@@ -3735,52 +3743,52 @@ var Fo = [
 	"In parallel",
 	"Combine"
 ];
-function Io(e, t, n, r) {
+function zo(e, t, n, r) {
 	let { choices: i, ran: a, numExperts: o } = t, s = n.num_experts - a.length;
 	switch (e) {
 		case 0: return `${r} reaches layer ${n.index} as a list of numbers, and the router sees this token alone.`;
 		case 1: return `The router gives each of the ${B(o)} experts a score for this one token.`;
 		case 2: return `Only the best ${i.length === 1 ? "one is" : `${i.length} are`} picked; the other ${B(o - i.length)} are out.`;
-		case 3: return `Not every expert votes: ${qt(a.length, "expert runs", "experts run")} for this token, and the other ${B(s)} stay dark and compute nothing.`;
-		case 4: return Lo(t);
-		default: return Ro(t, n);
+		case 3: return `Not every expert votes: ${Jt(a.length, "expert runs", "experts run")} for this token, and the other ${B(s)} stay dark and compute nothing.`;
+		case 4: return Bo(t);
+		default: return Vo(t, n);
 	}
 }
-function Lo({ pass: e, rows: t, slowest: n, evenRows: r }) {
-	let i = qt(e.tokens.length, "token"), a = t[n] ?? 0;
-	return e.tokens.length === 1 ? "This token ran alone: its experts had one row each, and nothing to share." : `The ${i} that ran together are sorted by expert, and all wait for the fullest: expert ${n}, with ${qt(a, "row")}, ${V(a / r)} an even share.`;
+function Bo({ pass: e, rows: t, slowest: n, evenRows: r }) {
+	let i = Jt(e.tokens.length, "token"), a = t[n] ?? 0;
+	return e.tokens.length === 1 ? "This token ran alone: its experts had one row each, and nothing to share." : `The ${i} that ran together are sorted by expert, and all wait for the fullest: expert ${n}, with ${Jt(a, "row")}, ${V(a / r)} an even share.`;
 }
-function Ro({ ran: e }, t) {
+function Vo({ ran: e }, t) {
 	let n = t.num_shared ? `, the shared ${t.num_shared === 1 ? "expert’s" : "experts’"} added` : "";
 	return e.length === 0 ? `No expert ran, so the routed part adds nothing to this token${n}.` : `${e.length === 1 ? "The output of the one expert is" : `The ${e.length} outputs are`} multiplied by ${e.length === 1 ? "its weight" : "their weights"} and summed${n}: one list of numbers leaves the layer.`;
 }
-function zo({ margin: e, surerFraction: t, choices: n, firstOut: r }) {
+function Ho({ margin: e, surerFraction: t, choices: n, firstOut: r }) {
 	if (e === null || t === null || !Number.isFinite(e)) return null;
 	let i = n[n.length - 1], a = i && r ? `, expert ${i.expert} over expert ${r.expert}` : "";
 	return `The last one in beat the first one out by ${U(e)}${a}. ${H(t)} of this layer’s tokens were decided by more.`;
 }
-function Bo({ choices: e }) {
+function Uo({ choices: e }) {
 	let t = e.filter((e) => e.isDropped).map((e) => e.expert);
 	if (t.length === 0) return null;
 	let [n, r] = t.length === 1 ? ["Expert", "was"] : ["Experts", "were"];
-	return `${n} ${Jt(t)} ${r} picked but full: this token was dropped there.`;
+	return `${n} ${Yt(t)} ${r} picked but full: this token was dropped there.`;
 }
-function Vo(e) {
+function Wo(e) {
 	let { choices: t, sharedNorm: n, outputNorm: r } = e, i = t.map((e) => e.norm);
 	if (r === null || i.some((e) => e === null)) return null;
 	let a = [...i, ...n === null ? [] : [n]].reduce((e, t) => e + t, 0), o = r <= a * (1 + 2 ** -10) ? "as it must be, at most that: they partly point different ways" : "more than that, so something that was not recorded adds to it";
 	return `The parts’ lengths add up to ${U(a)}; the output’s length is ${U(r)}, ${o}.`;
 }
-function Ho({ weightSum: e }, t) {
+function Go({ weightSum: e }, t) {
 	if (e === null) return null;
 	let n = t.normalises ? ` Normalisation: ${t.normalises}.` : "";
 	return `The weights add up to ${U(e)}.${n}`;
 }
 // src/walk/Combine.tsx
-function Uo({ trace: e, facts: t }) {
-	let n = e.layer(t.layer), r = t.choices.filter((e) => !e.isDropped), i = [Ho(t, n), Vo(t)].filter((e) => e !== null), a = r.some((e) => e.norm !== null);
+function Ko({ trace: e, facts: t }) {
+	let n = e.layer(t.layer), r = t.choices.filter((e) => !e.isDropped), i = [Go(t, n), Wo(t)].filter((e) => e !== null), a = r.some((e) => e.norm !== null);
 	return /* @__PURE__ */ R(b, { children: [
-		/* @__PURE__ */ R(Wo, { choices: r }),
+		/* @__PURE__ */ R(qo, { choices: r }),
 		/* @__PURE__ */ R("table", {
 			class: "scores",
 			children: [/* @__PURE__ */ R("thead", { children: /* @__PURE__ */ R("tr", { children: [
@@ -3817,7 +3825,7 @@ function Uo({ trace: e, facts: t }) {
 		})
 	] });
 }
-function Wo({ choices: e }) {
+function qo({ choices: e }) {
 	let t = ht(e, (e) => e.weight ?? 0);
 	return t <= 0 || e.some((e) => (e.weight ?? -1) < 0) ? null : /* @__PURE__ */ R("div", {
 		class: "weights",
@@ -3830,25 +3838,25 @@ function Wo({ choices: e }) {
 	});
 }
 // src/walk/Context.tsx
-var Go = 60, Ko = 24, qo = [
+var Jo = 60, Yo = 24, Xo = [
 	"prompt",
 	"generated",
 	"rejected draft",
 	"padding"
 ];
-function Jo({ trace: e, facts: { token: t } }) {
-	let [n, r] = e.sequence(t), [i, a] = [Math.max(n, t - Go), Math.min(r, t + Ko + 1)], o = W(e.text(t), e.ofToken("token_ids", t)), s = o.trimStart();
+function Zo({ trace: e, facts: { token: t } }) {
+	let [n, r] = e.sequence(t), [i, a] = [Math.max(n, t - Jo), Math.min(r, t + Yo + 1)], o = W(e.text(t), e.ofToken("token_ids", t)), s = o.trimStart();
 	return /* @__PURE__ */ R(b, { children: [
 		/* @__PURE__ */ R("blockquote", {
 			class: "context",
 			children: [
 				i > n && "… ",
-				Xo(e, i, t),
+				$o(e, i, t),
 				o.slice(0, o.length - s.length),
 				/* @__PURE__ */ R("mark", { children: s }),
 				/* @__PURE__ */ R("span", {
 					class: "after",
-					children: Xo(e, t + 1, a)
+					children: $o(e, t + 1, a)
 				}),
 				a < r && " …"
 			]
@@ -3857,24 +3865,24 @@ function Jo({ trace: e, facts: { token: t } }) {
 			class: "fine",
 			children: "The words before it count only as far as attention has already mixed them into those numbers. The pale ones come after it."
 		}),
-		/* @__PURE__ */ R(Yo, {
+		/* @__PURE__ */ R(Qo, {
 			trace: e,
 			token: t
 		})
 	] });
 }
-function Yo({ trace: e, token: t }) {
+function Qo({ trace: e, token: t }) {
 	return /* @__PURE__ */ R("dl", {
 		class: "details",
 		children: [
 			["token id", e.ofToken("token_ids", t)],
 			["position", e.ofToken("position", t)],
-			["phase", qo[e.ofToken("phase", t) ?? -1] ?? null],
+			["phase", Xo[e.ofToken("phase", t) ?? -1] ?? null],
 			["forward pass", e.ofToken("forward_id", t)]
 		].filter(([, e]) => e !== null).map(([e, t]) => /* @__PURE__ */ R("div", { children: [/* @__PURE__ */ R("dt", { children: e }), /* @__PURE__ */ R("dd", { children: t })] }, e))
 	});
 }
-function Xo(e, t, n) {
+function $o(e, t, n) {
 	let r = "";
 	for (let i = t; i < n; i++) {
 		let t = e.text(i), n = t !== null && /^[ \n]+$/.test(t);
@@ -3883,7 +3891,7 @@ function Xo(e, t, n) {
 	return r;
 }
 // src/walk/facts.ts
-function Zo(e, t, n) {
+function es(e, t, n) {
 	let r = e.layer(t), i = e.choices(t, n), a = i.filter((e) => !e.isDropped && e.expert < r.num_experts), o = e.scores(t, n), s = new Set(i.map((e) => e.expert)), c = o?.find((e) => !s.has(e.expert) && e.ranked > -Infinity) ?? null, l = e.ofLayer("select_margin", t, n), u = e.pass(t, n), d = u.tokensOf.slice(0, r.num_experts).map((e) => e.length), f = i.every((e) => e.weight !== null);
 	return {
 		layer: t,
@@ -3894,7 +3902,7 @@ function Zo(e, t, n) {
 		scores: o,
 		firstOut: c,
 		margin: l,
-		surerFraction: l === null ? null : Qo(e, t, l),
+		surerFraction: l === null ? null : ts(e, t, l),
 		skippedFraction: 1 - a.length / r.num_experts,
 		pass: u,
 		rows: d,
@@ -3905,7 +3913,7 @@ function Zo(e, t, n) {
 		outputNorm: e.ofLayer("output_norms", t, n)
 	};
 }
-function Qo(e, t, n) {
+function ts(e, t, n) {
 	let r = 0, i = 0;
 	for (let a = 0; a < e.numTokens; a++) {
 		let o = e.ofLayer("select_margin", t, a);
@@ -3914,9 +3922,9 @@ function Qo(e, t, n) {
 	return r / i;
 }
 // src/walk/windows.ts
-var $o = .3;
-function es(e, t) {
-	let n = t === 1 ? ts(e) : t === 4 ? ns(e) : null, r = t === 5 ? rs(e) : null, i = new Map(e.choices.map((e) => [e.expert, e])), a = new Set(e.ran.map((e) => e.expert));
+var ns = .3;
+function rs(e, t) {
+	let n = t === 1 ? is(e) : t === 4 ? as(e) : null, r = t === 5 ? os(e) : null, i = new Map(e.choices.map((e) => [e.expert, e])), a = new Set(e.ran.map((e) => e.expert));
 	return Array.from({ length: e.numExperts }, (e, o) => {
 		let s = i.get(o), c = t > 1 && s !== void 0;
 		return t === 0 ? {
@@ -3937,7 +3945,7 @@ function es(e, t) {
 			isChosen: c
 		} : {
 			state: "lit",
-			light: r?.(o) ?? (a.has(o) ? 1 : $o),
+			light: r?.(o) ?? (a.has(o) ? 1 : ns),
 			isChosen: c
 		} : {
 			state: t === 2 ? "masked" : "idle",
@@ -3946,20 +3954,20 @@ function es(e, t) {
 		};
 	});
 }
-function ts({ scores: e, choices: t }) {
+function is({ scores: e, choices: t }) {
 	if (!e) return (e) => +!!t.some((t) => t.expert === e);
 	let n = Math.max(...e.map((e) => e.raw)) || 1, r = new Map(e.map((e) => [e.expert, Math.max(0, e.raw / n)]));
 	return (e) => r.get(e) ?? 0;
 }
-function ns({ rows: e }) {
+function as({ rows: e }) {
 	let t = Math.max(1, ...e);
 	return (n) => (e[n] ?? 0) / t;
 }
-function rs({ choices: e }) {
+function os({ choices: e }) {
 	let t = new Map(e.map(({ expert: e, weight: t }) => [e, Math.abs(t ?? 1)])), n = Math.max(1e-9, ...t.values());
-	return (e) => $o + .7 * (t.get(e) ?? 0) / n;
+	return (e) => ns + .7 * (t.get(e) ?? 0) / n;
 }
-function is(e, t) {
+function ss(e, t) {
 	let { numExperts: n, choices: r, ran: i } = e;
 	switch (t) {
 		case 0: return `${n} experts, waiting.`;
@@ -3970,41 +3978,44 @@ function is(e, t) {
 		default: return "Brighter: more weight in the sum.";
 	}
 }
-function as(e) {
+function cs(e) {
 	return e <= 16 ? Math.min(4, e) : e <= 64 ? 8 : e <= 256 ? 16 : 24;
 }
 // src/walk/House.tsx
-var os = 64, ss = .55;
-function cs({ facts: e, step: t }) {
-	let n = es(e, t), r = is(e, t);
+var ls = 64, us = .55;
+function ds({ facts: e, step: t }) {
+	let n = rs(e, t), r = cs(n.length), i = ss(e, t);
 	return /* @__PURE__ */ R("figure", {
 		class: "house",
 		children: [/* @__PURE__ */ R("div", {
 			class: "windows",
 			role: "img",
-			"aria-label": r,
-			style: { gridTemplateColumns: `repeat(${as(n.length)}, 1fr)` },
+			"aria-label": i,
+			style: {
+				gridTemplateColumns: `repeat(${r}, 1fr)`,
+				fontSize: `${r <= 4 ? 16 : r <= 8 ? 12 : 10}px`
+			},
 			children: n.map(({ state: e, light: t, isChosen: r }, i) => /* @__PURE__ */ R("span", {
 				"data-expert": i,
 				"data-state": e,
 				"data-chosen": r || void 0,
-				"data-bright": t > ss || void 0,
+				"data-bright": t > us || void 0,
 				title: `expert ${i}`,
 				style: { "--light": t.toFixed(3) },
-				children: n.length <= os || r ? i : ""
+				children: n.length <= ls || r ? i : ""
 			}, i))
-		}), /* @__PURE__ */ R("figcaption", { children: r })]
+		}), /* @__PURE__ */ R("figcaption", { children: i })]
 	});
 }
 // src/walk/Parallel.tsx
-var ls = 104, us = 100, ds = 16, fs = 14;
-function ps({ trace: e, facts: t }) {
-	let [n, r] = xa();
+var fs = 104, ps = 100, ms = 16, hs = 14;
+function gs({ trace: e, facts: t }) {
+	let [n, r] = Sa();
 	return /* @__PURE__ */ R(b, { children: [
 		/* @__PURE__ */ R("div", {
 			ref: n,
 			class: "chart",
-			children: [/* @__PURE__ */ R(ms, {
+			children: [/* @__PURE__ */ R(_s, {
 				facts: t,
 				width: r
 			}), /* @__PURE__ */ R("p", {
@@ -4014,7 +4025,7 @@ function ps({ trace: e, facts: t }) {
 		}),
 		/* @__PURE__ */ R("dl", {
 			class: "together",
-			children: t.ran.map(({ expert: n }) => /* @__PURE__ */ R(hs, {
+			children: t.ran.map(({ expert: n }) => /* @__PURE__ */ R(vs, {
 				trace: e,
 				facts: t,
 				expert: n
@@ -4030,11 +4041,11 @@ function ps({ trace: e, facts: t }) {
 		})
 	] });
 }
-function ms({ facts: e, width: t }) {
-	let { rows: n, evenRows: r, slowest: i } = e, a = Z().domain([0, dt(n) || 1]).range([us, ds]), o = t / n.length, s = new Set(e.ran.map((e) => e.expert)), c = i > n.length / 2;
+function _s({ facts: e, width: t }) {
+	let { rows: n, evenRows: r, slowest: i } = e, a = Z().domain([0, dt(n) || 1]).range([ps, ms]), o = t / n.length, s = new Set(e.ran.map((e) => e.expert)), c = i > n.length / 2;
 	return /* @__PURE__ */ R("svg", {
 		width: t,
-		height: ls,
+		height: fs,
 		role: "img",
 		"aria-label": "Rows of each expert in this pass",
 		children: [
@@ -4043,7 +4054,7 @@ function ms({ facts: e, width: t }) {
 				x: t * o,
 				y: a(e),
 				width: Math.max(.8, o - (o > 4 ? 2 : .4)),
-				height: us - a(e)
+				height: ps - a(e)
 			}, t)),
 			/* @__PURE__ */ R("line", {
 				class: "axis",
@@ -4074,8 +4085,8 @@ function ms({ facts: e, width: t }) {
 		]
 	});
 }
-function hs({ trace: e, facts: t, expert: n }) {
-	let r = (t.pass.tokensOf[n] ?? []).filter((e) => e !== t.token), i = r.length - fs;
+function vs({ trace: e, facts: t, expert: n }) {
+	let r = (t.pass.tokensOf[n] ?? []).filter((e) => e !== t.token), i = r.length - hs;
 	return /* @__PURE__ */ R("div", { children: [/* @__PURE__ */ R("dt", { children: [
 		"expert ",
 		n,
@@ -4084,7 +4095,7 @@ function hs({ trace: e, facts: t, expert: n }) {
 		" rows"
 	] }), /* @__PURE__ */ R("dd", { children: [
 		r.length === 0 && "for this token alone",
-		gs(r, t.token).map((t) => /* @__PURE__ */ R("span", {
+		ys(r, t.token).map((t) => /* @__PURE__ */ R("span", {
 			class: "chip plain",
 			children: /* @__PURE__ */ R("bdi", { children: W(e.text(t), e.ofToken("token_ids", t)) })
 		}, t)),
@@ -4098,12 +4109,12 @@ function hs({ trace: e, facts: t, expert: n }) {
 		})
 	] })] });
 }
-function gs(e, t) {
-	return [...e].sort((e, n) => Math.abs(e - t) - Math.abs(n - t)).slice(0, fs).sort((e, t) => e - t);
+function ys(e, t) {
+	return [...e].sort((e, n) => Math.abs(e - t) - Math.abs(n - t)).slice(0, hs).sort((e, t) => e - t);
 }
 // src/walk/Pick.tsx
-function _s({ facts: e }) {
-	let t = zo(e), n = Bo(e);
+function bs({ facts: e }) {
+	let t = Ho(e), n = Uo(e);
 	return /* @__PURE__ */ R(b, { children: [
 		/* @__PURE__ */ R("ol", {
 			class: "picks",
@@ -4124,8 +4135,8 @@ function _s({ facts: e }) {
 	] });
 }
 // src/walk/Run.tsx
-function vs({ trace: e, facts: t }) {
-	let n = e.layer(t.layer), r = n.num_experts - t.ran.length, i = Bo(t), a = t.choices.filter((e) => e.expert >= n.num_experts).length;
+function xs({ trace: e, facts: t }) {
+	let n = e.layer(t.layer), r = n.num_experts - t.ran.length, i = Uo(t), a = t.choices.filter((e) => e.expert >= n.num_experts).length;
 	return /* @__PURE__ */ R(b, { children: [
 		/* @__PURE__ */ R("p", {
 			class: "big",
@@ -4144,20 +4155,20 @@ function vs({ trace: e, facts: t }) {
 		] }),
 		n.num_shared > 0 && /* @__PURE__ */ R("p", { children: [
 			"Besides, ",
-			qt(n.num_shared, "shared expert runs", "shared experts run"),
+			Jt(n.num_shared, "shared expert runs", "shared experts run"),
 			" for every token."
 		] }),
-		a > 0 && /* @__PURE__ */ R("p", { children: [qt(a, "choice is an expert", "choices are experts"), " without computation."] }),
+		a > 0 && /* @__PURE__ */ R("p", { children: [Jt(a, "choice is an expert", "choices are experts"), " without computation."] }),
 		i && /* @__PURE__ */ R("p", { children: i })
 	] });
 }
 // src/walk/ScoreChart.tsx
-var ys = 150, bs = 26, xs = 146;
-function Ss({ scores: e, numPicked: t, isBiased: n, width: r }) {
-	let i = r / e.length, [a = 0, o = 1] = Ze(e.flatMap(({ raw: e, ranked: t }) => Number.isFinite(t) ? [e, t] : [e])), s = Z().domain([Math.min(0, a), Math.max(o, 1e-9)]).range([xs, bs]), c = Math.max(.8, i - (i > 4 ? 2 : .4)), l = t * i, u = l > r / 2;
+var Ss = 150, Cs = 26, ws = 146;
+function Ts({ scores: e, numPicked: t, isBiased: n, width: r }) {
+	let i = r / e.length, [a = 0, o = 1] = Ze(e.flatMap(({ raw: e, ranked: t }) => Number.isFinite(t) ? [e, t] : [e])), s = Z().domain([Math.min(0, a), Math.max(o, 1e-9)]).range([ws, Cs]), c = Math.max(.8, i - (i > 4 ? 2 : .4)), l = t * i, u = l > r / 2;
 	return /* @__PURE__ */ R("svg", {
 		width: r,
-		height: ys,
+		height: Ss,
 		role: "img",
 		"aria-label": "Scores of all experts, sorted",
 		children: [
@@ -4198,14 +4209,14 @@ function Ss({ scores: e, numPicked: t, isBiased: n, width: r }) {
 	});
 }
 // src/walk/Scores.tsx
-var Cs = 2;
-function ws({ trace: e, facts: t }) {
-	let [n, r] = xa(), i = e.layer(t.layer), { scores: a, choices: o } = t;
+var Es = 2;
+function Ds({ trace: e, facts: t }) {
+	let [n, r] = Sa(), i = e.layer(t.layer), { scores: a, choices: o } = t;
 	return /* @__PURE__ */ R(b, { children: [
 		/* @__PURE__ */ R("div", {
 			ref: n,
 			class: "chart",
-			children: a && /* @__PURE__ */ R(b, { children: [/* @__PURE__ */ R(Ss, {
+			children: a && /* @__PURE__ */ R(b, { children: [/* @__PURE__ */ R(Ts, {
 				scores: a,
 				numPicked: o.length,
 				isBiased: i.selects_on_bias,
@@ -4215,18 +4226,18 @@ function ws({ trace: e, facts: t }) {
 				children: ["All experts, best first.", i.selects_on_bias && " Bars: the score. Ticks: score and bias, which decide."]
 			})] })
 		}),
-		a ? /* @__PURE__ */ R(Ts, {
-			scores: a.slice(0, o.length + Cs),
+		a ? /* @__PURE__ */ R(Os, {
+			scores: a.slice(0, o.length + Es),
 			facts: t,
 			isBiased: i.selects_on_bias
-		}) : /* @__PURE__ */ R(Es, { facts: t }),
+		}) : /* @__PURE__ */ R(ks, { facts: t }),
 		i.formula && /* @__PURE__ */ R("p", {
 			class: "formula",
 			children: i.formula
 		})
 	] });
 }
-function Ts({ scores: e, facts: t, isBiased: n }) {
+function Os({ scores: e, facts: t, isBiased: n }) {
 	let r = new Set(t.choices.map((e) => e.expert));
 	return /* @__PURE__ */ R("table", {
 		class: "scores",
@@ -4258,7 +4269,7 @@ function Ts({ scores: e, facts: t, isBiased: n }) {
 		}, e.expert)) })]
 	});
 }
-function Es({ facts: e }) {
+function ks({ facts: e }) {
 	return /* @__PURE__ */ R("p", { children: [
 		"The scores of this token are not on the page: here are its choices.",
 		" ",
@@ -4267,20 +4278,20 @@ function Es({ facts: e }) {
 	] });
 }
 // src/walk/WalkStep.tsx
-var Ds = [
-	Jo,
-	ws,
-	_s,
-	vs,
-	ps,
-	Uo
+var As = [
+	Zo,
+	Ds,
+	bs,
+	xs,
+	gs,
+	Ko
 ];
-function Os({ trace: e, layer: t, token: n, step: r, isAnnounced: i }) {
-	let a = L(() => Zo(e, t, n), [
+function js({ trace: e, layer: t, token: n, step: r, isAnnounced: i }) {
+	let a = L(() => es(e, t, n), [
 		e,
 		t,
 		n
-	]), o = Ds[r] ?? Jo, s = $t(e.text(n), e.ofToken("token_ids", n));
+	]), o = As[r] ?? Zo, s = en(e.text(n), e.ofToken("token_ids", n));
 	return /* @__PURE__ */ R("div", {
 		class: "step",
 		"data-step": r,
@@ -4289,20 +4300,20 @@ function Os({ trace: e, layer: t, token: n, step: r, isAnnounced: i }) {
 			children: [/* @__PURE__ */ R("p", {
 				class: "sentence",
 				"aria-live": i ? "polite" : "off",
-				children: Io(r, a, e.layer(t), s)
+				children: zo(r, a, e.layer(t), s)
 			}), /* @__PURE__ */ R(o, {
 				trace: e,
 				facts: a
 			})]
-		}), /* @__PURE__ */ R(cs, {
+		}), /* @__PURE__ */ R(ds, {
 			facts: a,
 			step: r
 		})]
 	});
 }
 // src/walk/Walk.tsx
-function ks({ traces: e, comparison: t, selection: n, select: r }) {
-	let i = De(null), { step: a } = n, o = (e) => r({ step: Math.max(0, Math.min(Fo.length - 1, e)) });
+function Ms({ traces: e, comparison: t, selection: n, select: r }) {
+	let i = De(null), { step: a } = n, o = (e) => r({ step: Math.max(0, Math.min(Ro.length - 1, e)) });
 	return /* @__PURE__ */ R("section", {
 		id: "walk",
 		ref: i,
@@ -4310,14 +4321,14 @@ function ks({ traces: e, comparison: t, selection: n, select: r }) {
 		tabIndex: -1,
 		onKeyDown: (e) => {
 			let t = e.key === "ArrowRight" ? 1 : e.key === "ArrowLeft" ? -1 : 0;
-			t === 0 || As(e.target) || (e.preventDefault(), o(a + t));
+			t === 0 || Ns(e.target) || (e.preventDefault(), o(a + t));
 		},
 		children: [
 			/* @__PURE__ */ R("h2", {
 				id: "walk-title",
 				children: "One token, one layer, six steps"
 			}),
-			/* @__PURE__ */ R(js, {
+			/* @__PURE__ */ R(Ps, {
 				traces: e,
 				comparison: t,
 				selection: n,
@@ -4327,7 +4338,7 @@ function ks({ traces: e, comparison: t, selection: n, select: r }) {
 				"aria-label": "Steps",
 				children: /* @__PURE__ */ R("ol", {
 					class: "steps",
-					children: Fo.map((e, t) => /* @__PURE__ */ R("li", { children: /* @__PURE__ */ R("button", {
+					children: Ro.map((e, t) => /* @__PURE__ */ R("li", { children: /* @__PURE__ */ R("button", {
 						type: "button",
 						"aria-current": t === a ? "step" : void 0,
 						onClick: () => o(t),
@@ -4339,14 +4350,14 @@ function ks({ traces: e, comparison: t, selection: n, select: r }) {
 					}) }, e))
 				})
 			}),
-			/* @__PURE__ */ R(qa, {
+			/* @__PURE__ */ R(Ja, {
 				traces: e,
 				view: (e, t) => {
 					let r = n.tokens[t] ?? null;
 					return r === null ? /* @__PURE__ */ R("p", {
 						class: "fine",
 						children: "This token has no counterpart in this trace."
-					}) : /* @__PURE__ */ R(Os, {
+					}) : /* @__PURE__ */ R(js, {
 						trace: e,
 						layer: n.layer,
 						token: r,
@@ -4368,12 +4379,12 @@ function ks({ traces: e, comparison: t, selection: n, select: r }) {
 						"step ",
 						a + 1,
 						" of ",
-						Fo.length
+						Ro.length
 					] }),
 					/* @__PURE__ */ R("button", {
 						type: "button",
 						onClick: () => o(a + 1),
-						disabled: a === Fo.length - 1,
+						disabled: a === Ro.length - 1,
 						children: "next →"
 					})
 				]
@@ -4381,11 +4392,11 @@ function ks({ traces: e, comparison: t, selection: n, select: r }) {
 		]
 	});
 }
-function As(e) {
+function Ns(e) {
 	return e instanceof HTMLInputElement || e instanceof HTMLSelectElement;
 }
-function js({ traces: e, comparison: t, selection: n, select: r }) {
-	let i = +(n.tokens[0] == null), a = e[i], o = n.tokens[i] ?? 0, s = (e) => r({ tokens: t?.tokens(i, e) ?? [e] }), c = Ms(a.scoredTokens(), o);
+function Ps({ traces: e, comparison: t, selection: n, select: r }) {
+	let i = +(n.tokens[0] == null), a = e[i], o = n.tokens[i] ?? 0, s = (e) => r({ tokens: t?.tokens(i, e) ?? [e] }), c = Fs(a.scoredTokens(), o);
 	return /* @__PURE__ */ R("div", {
 		class: "controls",
 		children: [
@@ -4395,7 +4406,7 @@ function js({ traces: e, comparison: t, selection: n, select: r }) {
 					"token ",
 					o,
 					" ",
-					/* @__PURE__ */ R("b", { children: $t(a.text(o), a.ofToken("token_ids", o)) })
+					/* @__PURE__ */ R("b", { children: en(a.text(o), a.ofToken("token_ids", o)) })
 				]
 			}),
 			/* @__PURE__ */ R("span", {
@@ -4414,7 +4425,7 @@ function js({ traces: e, comparison: t, selection: n, select: r }) {
 					children: "›"
 				})]
 			}),
-			/* @__PURE__ */ R(Za, {
+			/* @__PURE__ */ R(Qa, {
 				trace: a,
 				selection: n,
 				select: r
@@ -4427,31 +4438,31 @@ function js({ traces: e, comparison: t, selection: n, select: r }) {
 		]
 	});
 }
-function Ms(e, t) {
+function Fs(e, t) {
 	let n = null;
 	for (let r of Array.from(e)) (n === null || Math.abs(r - t) < Math.abs(n - t)) && (n = r);
 	return n;
 }
 // src/app.tsx
-function Ns({ payload: e }) {
-	let t = L(() => e.traces.map(({ facts: e, arrays: t }) => new dn(e, t)), [e]), n = L(() => e.comparison ? new un(e.comparison) : null, [e]), [r, i] = I(() => Ls(t, n)), [a, o] = I("auto"), s = Oe((e) => i((t) => ({
+function Is({ payload: e }) {
+	let t = L(() => e.traces.map(({ facts: e, arrays: t }) => new fn(e, t)), [e]), n = L(() => e.comparison ? new dn(e.comparison) : null, [e]), [r, i] = I(() => Bs(t, n)), [a, o] = I("auto"), s = Oe((e) => i((t) => ({
 		...t,
 		...e
-	})), []), c = fi(a), l = {
+	})), []), c = pi(a), l = {
 		selection: r,
 		select: s,
 		comparison: n
-	}, u = t.every((e) => e.numTokens > 0), d = t.some((e) => e.facts.size), f = t.some(({ arrays: e }) => e.top_tokens || e.partners || e.load_bins), p = (e) => /* @__PURE__ */ R(qa, {
+	}, u = t.every((e) => e.numTokens > 0), d = t.some((e) => e.facts.size), f = t.some(({ arrays: e }) => e.top_tokens || e.partners || e.load_bins), p = (e) => /* @__PURE__ */ R(Ja, {
 		traces: t,
 		view: e
 	});
-	return /* @__PURE__ */ R(pi.Provider, {
+	return /* @__PURE__ */ R(mi.Provider, {
 		value: c,
 		children: /* @__PURE__ */ R("div", {
 			class: "page",
 			"data-theme": a,
 			children: [
-				/* @__PURE__ */ R(ya, {
+				/* @__PURE__ */ R(ba, {
 					title: e.title,
 					traces: t,
 					theme: a,
@@ -4464,64 +4475,64 @@ function Ns({ payload: e }) {
 					}
 				}),
 				/* @__PURE__ */ R("main", { children: [
-					/* @__PURE__ */ R(Rs, {
+					/* @__PURE__ */ R(Vs, {
 						id: "verdict",
 						title: "Verdict",
-						children: [p((e) => /* @__PURE__ */ R(Oo, { trace: e })), n && /* @__PURE__ */ R(nn, {
+						children: [p((e) => /* @__PURE__ */ R(jo, { trace: e })), n && /* @__PURE__ */ R(rn, {
 							traces: t,
 							...l,
 							comparison: n
 						})]
 					}),
-					/* @__PURE__ */ R(Rs, {
+					/* @__PURE__ */ R(Vs, {
 						id: "map",
 						title: "The whole: every layer, every expert",
-						lead: Ps,
-						children: p((e) => /* @__PURE__ */ R(b, { children: [/* @__PURE__ */ R(Ba, {
+						lead: Ls,
+						children: p((e) => /* @__PURE__ */ R(b, { children: [/* @__PURE__ */ R(Va, {
 							trace: e,
 							...l
-						}), /* @__PURE__ */ R(Ga, {
+						}), /* @__PURE__ */ R(Ka, {
 							trace: e,
 							layer: r.layer
 						})] }))
 					}),
-					u && /* @__PURE__ */ R(b, { children: [/* @__PURE__ */ R(Rs, {
+					u && /* @__PURE__ */ R(b, { children: [/* @__PURE__ */ R(Vs, {
 						id: "text",
 						title: "The text, token by token",
-						lead: Fs,
-						children: [/* @__PURE__ */ R(oo, {
+						lead: Rs,
+						children: [/* @__PURE__ */ R(so, {
 							traces: t,
 							...l
-						}), p((e, t) => /* @__PURE__ */ R(Co, {
+						}), p((e, t) => /* @__PURE__ */ R(wo, {
 							trace: e,
 							side: t,
 							...l
 						}))]
-					}), /* @__PURE__ */ R(ks, {
+					}), /* @__PURE__ */ R(Ms, {
 						traces: t,
 						...l
 					})] }),
-					f && /* @__PURE__ */ R(Rs, {
+					f && /* @__PURE__ */ R(Vs, {
 						id: "experts",
 						title: "The experts of a layer",
-						lead: Is,
+						lead: zs,
 						children: [/* @__PURE__ */ R("div", {
 							class: "controls",
-							children: /* @__PURE__ */ R(Za, {
+							children: /* @__PURE__ */ R(Qa, {
 								trace: t[0],
 								...l
 							})
-						}), p((e) => /* @__PURE__ */ R(ga, {
+						}), p((e) => /* @__PURE__ */ R(_a, {
 							trace: e,
 							...l
 						}))]
 					}),
-					d && /* @__PURE__ */ R(Rs, {
+					d && /* @__PURE__ */ R(Vs, {
 						id: "size",
 						title: "Size: what is there, and what runs",
-						children: p((e) => e.facts.size && /* @__PURE__ */ R(Ja, { size: e.facts.size }))
+						children: p((e) => e.facts.size && /* @__PURE__ */ R(Ya, { size: e.facts.size }))
 					}),
-					/* @__PURE__ */ R(Rs, {
+					/* @__PURE__ */ R(Vs, {
 						id: "limits",
 						title: "What this does not show",
 						children: /* @__PURE__ */ R(Ve, { traces: t })
@@ -4532,9 +4543,9 @@ function Ns({ payload: e }) {
 		})
 	});
 }
-var Ps = "Each cell is one expert of one layer, coloured by how much work it got. A balanced layer is one pale band.", Fs = "Choose a token here, by pointer or arrow keys, and the walk below follows it through a layer.", Is = "An expert is named by nothing but its number. What it takes most says more about it than any label would.";
-function Ls(e, t) {
-	let n = t?.mostChanged[0], r = n === void 0 ? Xa(e[0]) : t?.tokenOf(n, 0) ?? 0, i = Math.floor((e[0]?.layers.length ?? 1) / 2);
+var Ls = "Each cell is one expert of one layer, coloured by how much work it got. A balanced layer is one pale band.", Rs = "Choose a token here, by pointer or arrow keys, and the walk below follows it through a layer.", zs = "An expert is named by nothing but its number. What it takes most says more about it than any label would.";
+function Bs(e, t) {
+	let n = t?.mostChanged[0], r = n === void 0 ? Za(e[0]) : t?.tokenOf(n, 0) ?? 0, i = Math.floor((e[0]?.layers.length ?? 1) / 2);
 	return {
 		layer: i,
 		tokens: t?.tokens(0, r) ?? [r],
@@ -4543,7 +4554,7 @@ function Ls(e, t) {
 		quantity: t ? "overlap" : "first"
 	};
 }
-function Rs({ id: e, title: t, lead: n, children: r }) {
+function Vs({ id: e, title: t, lead: n, children: r }) {
 	return /* @__PURE__ */ R("section", {
 		id: e,
 		"aria-labelledby": `${e}-title`,
@@ -4561,20 +4572,20 @@ function Rs({ id: e, title: t, lead: n, children: r }) {
 	});
 }
 // src/data/payload.ts
-var zs = /* @__PURE__ */ "topk_ids.topk_weights.select_margin.router_entropy.dropped.token_text.token_ids.position.phase.forward_id.seq_offsets.counts.scored_tokens.router_logits.router_scores.select_scores.select_bias.contribution_norms.shared_norms.output_norms.pass_ids.pass_ratio.top_tokens.top_token_counts.top_token_lift.specialisation.specialisation_baseline.partners.partner_lift.load_bins".split("."), Bs = 1;
-async function Vs(e) {
+var Hs = /* @__PURE__ */ "topk_ids.topk_weights.select_margin.router_entropy.dropped.token_text.token_ids.position.phase.forward_id.seq_offsets.counts.scored_tokens.router_logits.router_scores.select_scores.select_bias.contribution_norms.shared_norms.output_norms.pass_ids.pass_ratio.top_tokens.top_token_counts.top_token_lift.specialisation.specialisation_baseline.partners.partner_lift.load_bins".split("."), Us = 1;
+async function Ws(e) {
 	let t = new Blob([e]).stream().pipeThrough(new DecompressionStream("deflate"));
 	return new Response(t).arrayBuffer();
 }
-function Hs(e) {
+function Gs(e) {
 	let t = new DataView(e).getUint32(0, !0), n = JSON.parse(new TextDecoder().decode(new Uint8Array(e, 4, t)));
-	if (n.page !== Bs) throw Error(`page (=${n.page}) must be ${Bs}; write the page again with one version of Headgate`);
-	let r = (t) => Ws(e, t), i = n.comparison;
+	if (n.page !== Us) throw Error(`page (=${n.page}) must be ${Us}; write the page again with one version of Headgate`);
+	let r = (t) => qs(e, t), i = n.comparison;
 	return {
 		title: n.title,
 		traces: n.traces.map((t) => ({
 			facts: t,
-			arrays: Us(e, t.arrays)
+			arrays: Ks(e, t.arrays)
 		})),
 		comparison: i ? {
 			facts: i,
@@ -4584,15 +4595,15 @@ function Hs(e) {
 		} : null
 	};
 }
-function Us(e, t) {
+function Ks(e, t) {
 	let n = {};
-	for (let r of zs) {
+	for (let r of Hs) {
 		let i = t[r];
-		i && (n[r] = Ws(e, i));
+		i && (n[r] = qs(e, i));
 	}
 	return n;
 }
-function Ws(e, { dtype: t, shape: n, offset: r }) {
+function qs(e, { dtype: t, shape: n, offset: r }) {
 	let i = n.reduce((e, t) => e * t, 1);
 	switch (t) {
 		case "u8": return {
@@ -4612,7 +4623,7 @@ function Ws(e, { dtype: t, shape: n, offset: r }) {
 			shape: n
 		};
 		case "f16": return {
-			data: Ks(new Uint16Array(e, r, i)),
+			data: Ys(new Uint16Array(e, r, i)),
 			shape: n
 		};
 		case "f32": return {
@@ -4626,32 +4637,32 @@ function Ws(e, { dtype: t, shape: n, offset: r }) {
 		default: throw Error(`dtype (=${t}) is unknown; write the page again with one version of Headgate`);
 	}
 }
-var Gs;
-function Ks(e) {
-	Gs ??= Float32Array.from({ length: 65536 }, (e, t) => qs(t));
-	let t = Gs, n = new Float32Array(e.length);
+var Js;
+function Ys(e) {
+	Js ??= Float32Array.from({ length: 65536 }, (e, t) => Xs(t));
+	let t = Js, n = new Float32Array(e.length);
 	for (let r = 0; r < e.length; r++) n[r] = t[e[r]];
 	return n;
 }
-function qs(e) {
+function Xs(e) {
 	let t = e & 32768 ? -1 : 1, n = e >> 10 & 31, r = e & 1023;
 	return n === 31 ? r ? NaN : t * Infinity : n === 0 ? t * r * 2 ** -24 : t * (1 + r / 1024) * 2 ** (n - 15);
 }
 // src/styles/page.css?inline
-var Js = ":root,:host{--ink:light-dark(#1c1e22,#ebe8e1);--muted:light-dark(#5a5f69,#a3a7af);--rule:light-dark(#dcd8cf,#33373e);--paper:light-dark(#fbfaf7,#15171b);--raised:light-dark(#f2efe8,#1e2126);--accent:light-dark(#a8420a,#ffa24d);--tint:light-dark(#f0a15c,#b5651f);--night:#14171d;--lit:#ffb02e;--serif:\"Iowan Old Style\", \"Palatino Linotype\", Palatino, \"Book Antiqua\", Georgia, \"DejaVu Serif\", serif;--sans:system-ui, -apple-system, \"Segoe UI\", Roboto, \"Helvetica Neue\", \"DejaVu Sans\", sans-serif;--mono:ui-monospace, Menlo, Consolas, \"DejaVu Sans Mono\", monospace;color-scheme:light dark}body{background:var(--paper);margin:0}.page{color:var(--ink);background:var(--paper);font:15px / 1.5 var(--sans);font-variant-numeric:tabular-nums;overflow-wrap:break-word;-moz-text-size-adjust:100%;text-size-adjust:100%;max-width:1180px;margin:0 auto;padding:0 32px 64px}.page[data-theme=light]{color-scheme:light}.page[data-theme=dark]{color-scheme:dark}body:has(.page[data-theme=light]){color-scheme:light}body:has(.page[data-theme=dark]){color-scheme:dark}*,:before,:after{box-sizing:border-box}h1,h2,h3,.sentence,.verdict-sentence{font-family:var(--serif);text-wrap:balance;font-weight:600;line-height:1.2}h1{letter-spacing:-.01em;margin:40px 0 12px;font-size:38px}h2{margin:0 0 6px;font-size:26px}h3{margin:0 0 8px;font-size:18px}p{max-width:68ch;margin:0 0 12px}main>section{border-top:1px solid var(--rule);margin-top:56px;padding-top:22px;scroll-margin-top:44px}main>section:focus{outline:none}:focus-visible{outline:2px solid var(--accent);outline-offset:2px}.lead,.note{color:var(--muted);margin-bottom:20px}.note{margin-bottom:4px}.fine{color:var(--muted);font-size:13px}.reading{max-width:50ch;margin:20vh auto;padding:0 24px;font:15px/1.5 system-ui,sans-serif}dl,dd,ol,ul,figure{margin:0;padding:0}ol,ul{list-style:none}table{border-collapse:collapse;text-align:left;font-size:13px}th,td{border-bottom:1px solid var(--rule);vertical-align:top;padding:5px 14px 5px 0}thead th{color:var(--muted);font-weight:500}tbody th{font-weight:600}caption{text-align:left;padding-bottom:8px}svg{display:block;overflow:visible}svg text{fill:var(--muted);font:11px var(--sans)}.axis{stroke:var(--muted)}.mark{stroke:var(--accent);stroke-width:1.5px}.scroll{max-height:430px;overflow:auto}.scroll thead th{background:var(--paper);position:sticky;top:0}footer{border-top:1px solid var(--rule);margin-top:56px;padding-top:22px}.bar{background:var(--paper);border-bottom:1px solid var(--rule);z-index:2;justify-content:space-between;align-items:center;gap:8px 24px;padding:9px 0;display:flex;position:sticky;top:0}header{display:contents}nav a{color:var(--muted);margin-right:18px;font-size:13px;text-decoration:none;display:inline-block}nav a:hover{color:var(--accent)}label,.picked{color:var(--muted);white-space:nowrap;font-size:13px}.picked b{color:var(--ink);font-family:var(--mono);white-space:pre}.controls{flex-wrap:wrap;align-items:center;gap:8px 20px;min-height:30px;margin:0 0 14px;display:flex}button,select,input{background:var(--paper);border:1px solid var(--muted);color:var(--ink);font:13px / 1.4 var(--sans);border-radius:4px;padding:3px 9px}input[type=search]{width:15em}input[type=number]{width:5em}input[type=checkbox]{accent-color:var(--accent);vertical-align:-1px;margin:0}button{cursor:pointer}button:hover:not(:disabled){border-color:var(--accent);color:var(--accent)}button:disabled{border-color:var(--rule);color:var(--muted);cursor:default}.pager{gap:4px;display:flex}.legend{color:var(--muted);flex-wrap:wrap;gap:4px 12px;font-size:12px;display:flex}.legend i{vertical-align:-1px;border-radius:2px;width:18px;height:12px;margin-right:5px;display:inline-block}.legend-text{color:var(--muted);margin:0;font-size:12px}.ramp{background:linear-gradient(to right, transparent, var(--tint));border:1px solid var(--rule);vertical-align:-2px;width:90px;height:12px;display:inline-block}.sides{grid-template-columns:1fr 1fr;gap:32px 40px;display:grid}.side{min-width:0}.side-name{color:var(--muted);font-size:13px}.side-name b{border:1px solid var(--muted);color:var(--ink);border-radius:3px;margin-right:4px;padding:0 6px}.verdict-sentence{text-wrap:pretty;max-width:46ch;font-size:23px;font-weight:400;line-height:1.35}.status{white-space:nowrap}.status[data-status=imbalanced],.status[data-status=collapsed]{color:var(--accent)}.figures{flex-wrap:wrap;gap:18px 44px;margin:26px 0;display:flex}.figures div{flex-direction:column-reverse;display:flex}.figures dd{font:600 26px / 1.2 var(--serif)}.figures dt{color:var(--muted);font-size:13px}summary{color:var(--muted);cursor:pointer;margin-bottom:8px;font-size:13px}.layers{min-width:880px}.layers .words{color:var(--muted);min-width:26em}.canvas-frame{cursor:crosshair;position:relative}.canvas-frame canvas{pointer-events:none;display:block}.cell-mark{border:2px solid var(--ink);outline:1px solid var(--paper);pointer-events:none;position:absolute}.readout{margin:8px 0 0;font-size:13px}.passes{margin-top:30px}.passes figcaption{max-width:68ch;margin-bottom:10px;font-size:14px}.column{fill:var(--muted)}.search{flex-wrap:wrap;align-items:center;gap:8px;margin-bottom:10px;font-size:13px;display:flex}.text-frame{border:1px solid var(--rule);border-radius:4px;padding:4px 8px;position:relative;overflow-y:auto}.lines{contain:strict;position:relative}.line{gap:2px;height:28px;padding:2px 0;display:flex;position:absolute;left:0}.chip{background:color-mix(in oklab, var(--tint) calc(var(--amount,0) * 62%), transparent);cursor:pointer;font:13px / 24px var(--mono);white-space:pre;border-radius:3px;height:24px;padding:0 4px;overflow:hidden}.chip sub{color:var(--ink);font:10px / 1 var(--mono);letter-spacing:-.02em;vertical-align:-3px;margin-left:2px}.chip[data-hue=\"0\"]{background:light-dark(#cfe0f3,#23405f)}.chip[data-hue=\"1\"]{background:light-dark(#fbdcb9,#5f3d17)}.chip[data-hue=\"2\"]{background:light-dark(#cdeadd,#1c4a3b)}.chip[data-hue=\"3\"]{background:light-dark(#f3cfe0,#5a2844)}.chip[data-hue=\"4\"]{background:light-dark(#e6e2b4,#4a4714)}.chip[data-hue=\"5\"]{background:light-dark(#d9d3f2,#3c3566)}.chip[data-hue=\"6\"]{background:light-dark(#f6d0c7,#61302a)}.chip[data-hue=\"7\"]{background:light-dark(#dfdfdf,#3f4349)}.chip:hover{box-shadow:inset 0 0 0 1px var(--muted)}.chip.blank{color:var(--muted)}.chip.found{box-shadow:inset 0 -3px 0 var(--accent)}.chip[aria-selected=true]{box-shadow:inset 0 0 0 2px var(--ink)}.chip.plain{background:var(--raised);cursor:inherit;vertical-align:bottom;margin:1px 3px 1px 0;display:inline-block}.experts td{white-space:nowrap}.experts td.tokens{white-space:normal;min-width:22em}.experts tr.selected{background:var(--raised)}.experts table+button,.experts .scroll+button{margin-top:12px}.partner{margin-right:12px;display:inline-block}.partner sub{color:var(--muted);margin-left:3px;font-size:11px}.sparkline path,.sparkline rect{fill:var(--muted)}.comparison{margin-top:32px}.comparison-parts{grid-template-columns:minmax(0,1fr) minmax(0,1fr);gap:32px 40px;display:grid}.changed button{border-color:#0000;align-items:center;gap:12px;width:100%;padding:2px 4px;display:flex}.changed button[aria-pressed=true]{border-color:var(--ink)}.changed .chip{text-align:left;min-width:6em;max-width:12em}.size figure{margin:24px 0 32px}.parts{gap:2px;height:56px;margin-bottom:10px;display:flex}.parts i{min-width:2px}[data-kind=idle]{background:#262b34}[data-kind=active]{background:var(--lit)}[data-kind=shared]{background:light-dark(#c58a2b,#c98d2c)}[data-kind=other]{background:light-dark(#9aa1ad,#7b828e)}.touched td{white-space:nowrap}.share{background:#262b34;max-width:420px;height:14px;margin-bottom:14px;display:block}.share i{background:var(--lit);height:100%;display:block}.touched .share{vertical-align:-2px;width:180px;margin:0 12px 0 0;display:inline-block}.limits{padding-left:18px;list-style:outside}.limits li{max-width:72ch;margin-bottom:6px}.provenance{grid-template-columns:repeat(auto-fill,minmax(220px,1fr));gap:6px 32px;font-size:13px;display:grid}.provenance dt{color:var(--muted)}.provenance dd{overflow-wrap:anywhere}.steps{border-bottom:1px solid var(--rule);flex-wrap:wrap;gap:0 6px;margin-bottom:26px;display:flex}.steps button{color:var(--muted);background:0 0;border:0;border-bottom:3px solid #0000;border-radius:0;margin-bottom:-1px;padding:8px 14px 8px 0;font-size:14px}.steps button[aria-current]{border-bottom-color:var(--accent);color:var(--ink)}.step{grid-template-columns:minmax(0,1fr) minmax(0,400px);gap:24px 48px;min-height:430px;display:grid}.sides .house{max-width:340px;position:static}.sides .step{grid-template-columns:minmax(0,1fr);align-content:start}.sentence{text-wrap:pretty;max-width:44ch;margin-bottom:18px;font-size:21px;font-weight:400;line-height:1.35}.context{background:var(--raised);font:14px / 1.7 var(--mono);white-space:pre-wrap;border-radius:4px;max-height:300px;margin:0 0 12px;padding:14px 16px;overflow:auto}.context mark{background:var(--lit);color:#1c1e22;white-space:pre;border-radius:3px;padding:2px 3px}.context .after{color:var(--muted)}.details{flex-wrap:wrap;gap:4px 28px;display:flex}.details dt{color:var(--muted);font-size:13px}.house{background:var(--night);border-radius:6px;align-self:start;padding:18px;position:sticky;top:60px}.house figcaption{color:#c9ccd2;margin-top:14px;font-size:13px}.windows{gap:4px;display:grid}.windows span{--glow:color-mix(in oklab, var(--lit) calc(var(--light) * 100%), #262b34);aspect-ratio:1;color:#9aa1ad;background:#262b34;border-radius:2px;justify-content:center;align-items:center;width:100%;min-width:0;font-size:11px;transition:background-color .35s;display:flex}.windows [data-state=waiting]{color:#d5d8dd;background:#3a414d}.windows [data-state=glow],.windows [data-state=lit]{background:var(--glow);color:#fff}.windows [data-bright]{color:#14171d}.windows [data-chosen]{font-weight:700;box-shadow:0 0 0 2px #fff}.windows [data-state=masked]{background:repeating-linear-gradient(135deg,#262b34 0 3px,#1a1e25 3px 6px)}.windows [data-state=idle]{color:#868d99;background:#1b1f26}.windows [data-state=dropped]{box-shadow:0 0 0 2px var(--lit);color:#fff;background:#1b1f26}.chart{max-width:640px;margin:0 0 14px}.bar.in,rect.in{fill:var(--accent)}.bar.out,rect.out{fill:light-dark(#aeb3bc,#565d69)}.bar.masked,rect.masked{fill:none;stroke:light-dark(#aeb3bc,#565d69);stroke-dasharray:2 2}.tick{fill:var(--ink)}.even{stroke:var(--ink);stroke-dasharray:4 4}.scores{margin-bottom:14px}.scores td,.scores th{padding:3px 26px 3px 0}.scores .in td{font-weight:600}.scores .out td{color:var(--muted)}.scores .in+.out td{border-top:2px solid var(--accent)}.formula{color:var(--muted);font:12px / 1.5 var(--mono)}.picks{flex-wrap:wrap;gap:8px;margin-bottom:18px;display:flex}.picks li{border:1px solid var(--rule);border-radius:4px;padding:5px 10px;font-size:13px}.picks b{font-size:17px}.picks span{color:var(--muted);margin-left:8px}.picks .dropped{border-style:dashed}.big{font:400 17px / 1.2 var(--serif);margin-bottom:10px}.big b{font-size:44px}.together div{grid-template-columns:10em minmax(0,1fr);gap:0 12px;margin-bottom:8px;display:grid}.together dt{padding-top:4px;font-size:13px}.weights{gap:2px;max-width:640px;height:36px;margin-bottom:16px;display:flex}.weights span{background:var(--lit);color:#14171d;flex-basis:0;justify-content:center;align-items:center;min-width:2px;font-size:12px;font-weight:600;display:flex;overflow:hidden}.turn{border-top:1px solid var(--rule);color:var(--muted);align-items:center;gap:18px;margin-top:24px;padding-top:14px;font-size:13px;display:flex}.turn button{padding:6px 18px;font-size:15px}@media (width<=820px){.page{padding:0 16px 48px}h1{margin-top:24px;font-size:28px}.sides,.comparison-parts,.step{grid-template-columns:minmax(0,1fr)}.house{position:static}.bar{overflow-x:auto}nav a{margin-right:12px}.bar nav{white-space:nowrap}.theme span{display:none}.steps button{padding-right:8px;font-size:13px}.verdict-sentence{font-size:20px}.figures{gap:14px 28px}.touched .share{width:110px;margin-bottom:4px;display:block}.together div{grid-template-columns:minmax(0,1fr)}}@media (prefers-reduced-motion:no-preference){:root{scroll-behavior:smooth}}@media (prefers-reduced-motion:reduce){.windows span{transition:none}}@media (forced-colors:active){.windows span,.chip,.parts i,.share i,.weights span{forced-color-adjust:none}}@media print{:root,.page[data-theme]{color-scheme:light}.page{-webkit-print-color-adjust:exact;print-color-adjust:exact;max-width:none;padding:0;font-size:11px}.bar,.controls,.search,.turn,.pager,button:not(.steps button,.experts button,.changed button){display:none}.scroll{max-height:none;overflow:visible}section{margin-top:28px}figure,tr,.line{break-inside:avoid}}";
+var Zs = ":root,:host{--ink:light-dark(#1c1e22,#ebe8e1);--muted:light-dark(#5a5f69,#a3a7af);--rule:light-dark(#dcd8cf,#33373e);--paper:light-dark(#fbfaf7,#15171b);--raised:light-dark(#f2efe8,#1e2126);--accent:light-dark(#a8420a,#ffa24d);--tint:light-dark(#f0a15c,#b5651f);--night:#14171d;--lit:#ffb02e;--serif:\"Iowan Old Style\", \"Palatino Linotype\", Palatino, \"Book Antiqua\", Georgia, \"DejaVu Serif\", serif;--sans:system-ui, -apple-system, \"Segoe UI\", Roboto, \"Helvetica Neue\", \"DejaVu Sans\", sans-serif;--mono:ui-monospace, Menlo, Consolas, \"DejaVu Sans Mono\", monospace;color-scheme:light dark}body{background:var(--paper);margin:0}.page{color:var(--ink);background:var(--paper);font:15px / 1.5 var(--sans);font-variant-numeric:tabular-nums;overflow-wrap:break-word;-moz-text-size-adjust:100%;text-size-adjust:100%;max-width:1180px;margin:0 auto;padding:0 32px 64px}.page[data-theme=light]{color-scheme:light}.page[data-theme=dark]{color-scheme:dark}body:has(.page[data-theme=light]){color-scheme:light}body:has(.page[data-theme=dark]){color-scheme:dark}*,:before,:after{box-sizing:border-box}h1,h2,h3,.sentence,.verdict-sentence{font-family:var(--serif);text-wrap:balance;font-weight:600;line-height:1.2}h1{letter-spacing:-.01em;margin:40px 0 12px;font-size:38px}h2{margin:0 0 6px;font-size:26px}h3{margin:0 0 8px;font-size:18px}p{max-width:68ch;margin:0 0 12px}main>section{border-top:1px solid var(--rule);margin-top:56px;padding-top:22px;scroll-margin-top:44px}main>section:focus{outline:none}:focus-visible{outline:2px solid var(--accent);outline-offset:2px}.lead,.note{color:var(--muted);margin-bottom:20px}.note{margin-bottom:4px}.fine{color:var(--muted);font-size:13px}.reading{max-width:50ch;margin:20vh auto;padding:0 24px;font:15px/1.5 system-ui,sans-serif}dl,dd,ol,ul,figure{margin:0;padding:0}ol,ul{list-style:none}table{border-collapse:collapse;text-align:left;font-size:13px}th,td{border-bottom:1px solid var(--rule);vertical-align:top;padding:5px 14px 5px 0}thead th{color:var(--muted);font-weight:500}tbody th{font-weight:600}caption{text-align:left;padding-bottom:8px}svg{display:block;overflow:visible}svg text{fill:var(--muted);font:11px var(--sans)}.axis{stroke:var(--muted)}.mark{stroke:var(--accent);stroke-width:1.5px}.scroll{max-height:430px;overflow:auto}.scroll thead th{background:var(--paper);position:sticky;top:0}footer{border-top:1px solid var(--rule);margin-top:56px;padding-top:22px}.bar{background:var(--paper);border-bottom:1px solid var(--rule);z-index:2;justify-content:space-between;align-items:center;gap:8px 24px;padding:9px 0;display:flex;position:sticky;top:0}header{display:contents}nav a{color:var(--muted);margin-right:18px;font-size:13px;text-decoration:none;display:inline-block}nav a:hover{color:var(--accent)}label,.picked{color:var(--muted);white-space:nowrap;font-size:13px}.picked b{color:var(--ink);font-family:var(--mono);white-space:pre}.controls{flex-wrap:wrap;align-items:center;gap:8px 20px;min-height:30px;margin:0 0 14px;display:flex}button,select,input{background:var(--paper);border:1px solid var(--muted);color:var(--ink);font:13px / 1.4 var(--sans);border-radius:4px;padding:3px 9px}input[type=search]{width:15em}input[type=number]{width:5em}input[type=checkbox]{accent-color:var(--accent);vertical-align:-1px;margin:0}button{cursor:pointer}button:hover:not(:disabled){border-color:var(--accent);color:var(--accent)}button:disabled{border-color:var(--rule);color:var(--muted);cursor:default}.theme{align-items:center;gap:8px;display:flex}.pager{gap:4px;display:flex}.legend{color:var(--muted);flex-wrap:wrap;gap:4px 12px;font-size:12px;display:flex}.legend i{vertical-align:-1px;border-radius:2px;width:18px;height:12px;margin-right:5px;display:inline-block}.legend-text{color:var(--muted);margin:0;font-size:12px}.ramp{background:linear-gradient(to right, transparent, var(--tint));border:1px solid var(--rule);vertical-align:-2px;width:90px;height:12px;display:inline-block}.sides{grid-template-columns:1fr 1fr;gap:32px 40px;display:grid}.side{min-width:0}.side-name{color:var(--muted);font-size:13px}.side-name b{border:1px solid var(--muted);color:var(--ink);border-radius:3px;margin-right:4px;padding:0 6px}.verdict-sentence{text-wrap:pretty;max-width:46ch;font-size:23px;font-weight:400;line-height:1.35}.status{white-space:nowrap}.status[data-status=imbalanced],.status[data-status=collapsed]{color:var(--accent)}.figures{flex-wrap:wrap;gap:18px 44px;margin:26px 0;display:flex}.figures div{flex-direction:column-reverse;display:flex}.figures dd{font:600 26px / 1.2 var(--serif)}.figures dt{color:var(--muted);font-size:13px}summary{color:var(--muted);cursor:pointer;margin-bottom:8px;font-size:13px}.layers{min-width:880px}.layers .words{color:var(--muted);min-width:26em}.canvas-frame{cursor:crosshair;position:relative}.canvas-frame canvas{pointer-events:none;display:block}.cell-mark{border:2px solid var(--ink);outline:1px solid var(--paper);pointer-events:none;position:absolute}.readout{margin:8px 0 0;font-size:13px}.passes{margin-top:30px}.passes figcaption{max-width:68ch;margin-bottom:10px;font-size:14px}.column{fill:var(--muted)}.search{flex-wrap:wrap;align-items:center;gap:8px;margin-bottom:10px;font-size:13px;display:flex}.text-frame{border:1px solid var(--rule);border-radius:4px;padding:4px 8px;position:relative;overflow-y:auto}.lines{contain:strict;position:relative}.line{gap:2px;height:28px;padding:2px 0;display:flex;position:absolute;left:0}.chip{background:color-mix(in oklab, var(--tint) calc(var(--amount,0) * 62%), transparent);cursor:pointer;font:13px / 24px var(--mono);white-space:pre;border-radius:3px;height:24px;padding:0 4px;overflow:hidden}.chip sub{color:var(--ink);font:10px / 1 var(--mono);letter-spacing:-.02em;vertical-align:-3px;margin-left:2px}.chip[data-hue=\"0\"]{background:light-dark(#cfe0f3,#23405f)}.chip[data-hue=\"1\"]{background:light-dark(#fbdcb9,#5f3d17)}.chip[data-hue=\"2\"]{background:light-dark(#cdeadd,#1c4a3b)}.chip[data-hue=\"3\"]{background:light-dark(#f3cfe0,#5a2844)}.chip[data-hue=\"4\"]{background:light-dark(#e6e2b4,#4a4714)}.chip[data-hue=\"5\"]{background:light-dark(#d9d3f2,#3c3566)}.chip[data-hue=\"6\"]{background:light-dark(#f6d0c7,#61302a)}.chip[data-hue=\"7\"]{background:light-dark(#dfdfdf,#3f4349)}.chip:hover{box-shadow:inset 0 0 0 1px var(--muted)}.chip.blank{color:var(--muted)}.chip.found{box-shadow:inset 0 -3px 0 var(--accent)}.chip[aria-selected=true]{box-shadow:inset 0 0 0 2px var(--ink)}.chip.plain{background:var(--raised);cursor:inherit;vertical-align:bottom;margin:1px 3px 1px 0;display:inline-block}.experts td{white-space:nowrap}.experts td.tokens{white-space:normal;min-width:22em}.experts tr.selected{background:var(--raised)}.experts table+button,.experts .scroll+button{margin-top:12px}.partner{margin-right:12px;display:inline-block}.partner sub{color:var(--muted);margin-left:3px;font-size:11px}.sparkline path,.sparkline rect{fill:var(--muted)}.comparison{margin-top:32px}.comparison-parts{grid-template-columns:minmax(0,1fr) minmax(0,1fr);gap:32px 40px;display:grid}.changed button{border-color:#0000;align-items:center;gap:12px;width:100%;padding:2px 4px;display:flex}.changed button[aria-pressed=true]{border-color:var(--ink)}.changed .chip{text-align:left;min-width:6em;max-width:12em}.size figure{margin:24px 0 32px}.parts{gap:2px;height:56px;margin-bottom:10px;display:flex}.parts i{min-width:2px}[data-kind=idle]{background:#262b34}[data-kind=active]{background:var(--lit)}[data-kind=shared]{background:light-dark(#c58a2b,#c98d2c)}[data-kind=other]{background:light-dark(#9aa1ad,#7b828e)}.touched td{white-space:nowrap}.share{background:#262b34;max-width:420px;height:14px;margin-bottom:14px;display:block}.share i{background:var(--lit);height:100%;display:block}.touched .share{vertical-align:-2px;width:180px;margin:0 12px 0 0;display:inline-block}.limits{padding-left:18px;list-style:outside}.limits li{max-width:72ch;margin-bottom:6px}.provenance{grid-template-columns:repeat(auto-fill,minmax(220px,1fr));gap:6px 32px;font-size:13px;display:grid}.provenance dt{color:var(--muted)}.provenance dd{overflow-wrap:anywhere}.steps{border-bottom:1px solid var(--rule);flex-wrap:wrap;gap:0 6px;margin-bottom:26px;display:flex}.steps button{color:var(--muted);background:0 0;border:0;border-bottom:3px solid #0000;border-radius:0;margin-bottom:-1px;padding:8px 14px 8px 0;font-size:14px}.steps button[aria-current]{border-bottom-color:var(--accent);color:var(--ink)}.step{grid-template-columns:minmax(0,1fr) minmax(0,400px);gap:24px 48px;min-height:430px;display:grid}.sides .house{max-width:340px;position:static}.sides .step{grid-template-columns:minmax(0,1fr);align-content:start}.sentence{text-wrap:pretty;max-width:44ch;margin-bottom:18px;font-size:21px;font-weight:400;line-height:1.35}.context{background:var(--raised);font:14px / 1.7 var(--mono);white-space:pre-wrap;border-radius:4px;max-height:300px;margin:0 0 12px;padding:14px 16px;overflow:auto}.context mark{background:var(--lit);color:#1c1e22;white-space:pre;border-radius:3px;padding:2px 3px}.context .after{color:var(--muted)}.details{flex-wrap:wrap;gap:4px 28px;display:flex}.details dt{color:var(--muted);font-size:13px}.house{background:var(--night);border-radius:6px;align-self:start;padding:18px;position:sticky;top:60px}.house figcaption{color:#c9ccd2;margin-top:14px;font-size:13px}.windows{gap:4px;display:grid}.windows span{--glow:color-mix(in oklab, var(--lit) calc(var(--light) * 100%), #262b34);aspect-ratio:1;color:#9aa1ad;background:#262b34;border-radius:2px;justify-content:center;align-items:center;width:100%;min-width:0;transition:background-color .35s;display:flex}.windows [data-state=waiting]{color:#d5d8dd;background:#3a414d}.windows [data-state=glow],.windows [data-state=lit]{background:var(--glow);color:#fff}.windows [data-bright]{color:#14171d}.windows [data-chosen]{font-weight:700;box-shadow:0 0 0 2px #fff}.windows [data-state=masked]{background:repeating-linear-gradient(135deg,#262b34 0 3px,#1a1e25 3px 6px)}.windows [data-state=idle]{color:#868d99;background:#1b1f26}.windows [data-state=dropped]{box-shadow:0 0 0 2px var(--lit);color:#fff;background:#1b1f26}.chart{max-width:640px;margin:0 0 14px}.bar.in,rect.in{fill:var(--accent)}.bar.out,rect.out{fill:light-dark(#aeb3bc,#565d69)}.bar.masked,rect.masked{fill:none;stroke:light-dark(#aeb3bc,#565d69);stroke-dasharray:2 2}.tick{fill:var(--ink)}.even{stroke:var(--ink);stroke-dasharray:4 4}.scores{margin-bottom:14px}.scores td,.scores th{padding:3px 26px 3px 0}.scores .in td{font-weight:600}.scores .out td{color:var(--muted)}.scores .in+.out td{border-top:2px solid var(--accent)}.formula{color:var(--muted);font:12px / 1.5 var(--mono)}.picks{flex-wrap:wrap;gap:8px;margin-bottom:18px;display:flex}.picks li{border:1px solid var(--rule);border-radius:4px;padding:5px 10px;font-size:13px}.picks b{font-size:17px}.picks span{color:var(--muted);margin-left:8px}.picks .dropped{border-style:dashed}.big{font:400 17px / 1.2 var(--serif);margin-bottom:10px}.big b{font-size:44px}.together div{grid-template-columns:10em minmax(0,1fr);gap:0 12px;margin-bottom:8px;display:grid}.together dt{padding-top:4px;font-size:13px}.weights{gap:2px;max-width:640px;height:36px;margin-bottom:16px;display:flex}.weights span{background:var(--lit);color:#14171d;flex-basis:0;justify-content:center;align-items:center;min-width:2px;font-size:12px;font-weight:600;display:flex;overflow:hidden}.turn{border-top:1px solid var(--rule);color:var(--muted);align-items:center;gap:18px;margin-top:24px;padding-top:14px;font-size:13px;display:flex}.turn button{padding:6px 18px;font-size:15px}@media (width<=820px){.page{padding:0 16px 48px}h1{margin-top:24px;font-size:28px}.sides,.comparison-parts,.step{grid-template-columns:minmax(0,1fr)}.house{position:static}.bar{overflow-x:auto}nav a{margin-right:12px}.bar nav{white-space:nowrap}.theme span{display:none}.steps button{padding-right:8px;font-size:13px}.verdict-sentence{font-size:20px}.figures{gap:14px 28px}.touched .share{width:110px;margin-bottom:4px;display:block}.together div{grid-template-columns:minmax(0,1fr)}}@media (prefers-reduced-motion:no-preference){:root{scroll-behavior:smooth}}@media (prefers-reduced-motion:reduce){.windows span{transition:none}}@media (forced-colors:active){.windows span,.chip,.parts i,.share i,.weights span{forced-color-adjust:none}}@media print{:root,.page[data-theme]{color-scheme:light}.page{-webkit-print-color-adjust:exact;print-color-adjust:exact;max-width:none;padding:0;font-size:11px}.bar,.controls,.search,.turn,.pager,button:not(.steps button,.experts button,.changed button){display:none}.scroll{max-height:none;overflow:visible}section{margin-top:28px}figure,tr,.line{break-inside:avoid}}";
 // src/widget.tsx
-function Ys({ model: e, el: t }) {
+function Qs({ model: e, el: t }) {
 	let n = t.attachShadow({ mode: "open" }), r = document.createElement("style");
-	r.textContent = Js;
+	r.textContent = Zs;
 	let i = document.createElement("div");
 	n.append(r, i);
 	let a = async () => {
 		let t = e.get("payload");
-		t?.byteLength && j(/* @__PURE__ */ R(Ns, { payload: Hs(await Vs(new Uint8Array(t.buffer, t.byteOffset, t.byteLength))) }, Date.now()), i);
+		t?.byteLength && j(/* @__PURE__ */ R(Is, { payload: Gs(await Ws(new Uint8Array(t.buffer, t.byteOffset, t.byteLength))) }, Date.now()), i);
 	};
 	return a(), e.on("change:payload", a), () => {
 		e.off("change:payload", a), j(null, i);
 	};
 }
-var Xs = { render: Ys };
-export { Xs as default };
+var $s = { render: Qs };
+export { $s as default };
