@@ -152,12 +152,20 @@ def _confidence(layer: LayerTape, spec: RouterSpec | None) -> tuple[Float[Tensor
         unknown = torch.full((_num_tokens(layer),), float("nan"))
         return unknown, unknown
     logits, ids = torch.cat(parts).cpu(), torch.cat([decision.expert_ids for decision in layer.decisions]).cpu()
-    scores = compute_scores(logits.float(), score=spec.score, score_dtype=spec.score_dtype, model_dtype=logits.dtype)
-    ranked = logits.float() if spec.select_on == "logits" else scores
-    if spec.selection_bias and layer.selection_bias is not None:
-        ranked = ranked + layer.selection_bias.cpu().float()
+    scores, ranked = rank(logits, spec, None if layer.selection_bias is None else layer.selection_bias.cpu())
     spread = logits.float().softmax(1) if spec.score == "linear" else scores
     return select_margin(ranked, ids), router_entropy(spread)
+
+
+def rank(
+    logits: Float[Tensor, "T E"], spec: RouterSpec, selection_bias: Float[Tensor, " E"] | None
+) -> tuple[Float[Tensor, "T E"], Float[Tensor, "T E"]]:
+    """The scores of a router's logits, and what its selection ranks: scores or logits, with the selection bias."""
+    scores = compute_scores(logits.float(), score=spec.score, score_dtype=spec.score_dtype, model_dtype=logits.dtype)
+    ranked = logits.float() if spec.select_on == "logits" else scores
+    if spec.selection_bias and selection_bias is not None:
+        ranked = ranked + selection_bias.float()
+    return scores, ranked
 
 
 def _biases(layers: Sequence[LayerTape], num_experts: int) -> Float[Tensor, "L E"] | None:
