@@ -15,6 +15,8 @@ interface Page {
 /** Pages by `--mode`: the folder with their index.html, and the file that they become. */
 const PAGES: Readonly<Record<string, Page>> = {
   page: { folder: "page", file: "template.html" },
+  // Served on loopback by headgate report --watch, and asks there how the run stands.
+  watch: { folder: "watch", file: "watch.html", allowed: ["connect-src 'self'"] },
 };
 
 const TARGET = "es2023";

@@ -47,6 +47,13 @@ if TYPE_CHECKING:
         Routing,
         TokenChoice,
     )
+    from headgate.integrations.any_model import (
+        Tape,
+        measure_norms,
+        replay,
+        tap,
+        trace_of,
+    )
     from headgate.nn import (
         BalanceHandle,
         Batch,
@@ -57,22 +64,14 @@ if TYPE_CHECKING:
         Router,
         RouterState,
         SharedExpert,
-        Tape,
         attach_balance,
         route,
         set_balance_scale,
-        tap,
     )
     from headgate.observe.reader import (
         TraceFile,
         load_trace,
         open_trace,
-    )
-    from headgate.observe.record import (
-        trace_of,
-    )
-    from headgate.observe.replay import (
-        replay,
     )
     from headgate.observe.trace import (
         Phase,
@@ -169,6 +168,7 @@ __all__ = [
     "jitter_tokens",
     "load_trace",
     "make_expert_table",
+    "measure_norms",
     "open_trace",
     "plan_expert_choice",
     "plan_token_choice",
@@ -235,6 +235,7 @@ _NAMES_OF_MODULE = {
         "Routing",
         "TokenChoice",
     ),
+    "headgate.integrations.any_model": ("Tape", "measure_norms", "replay", "tap", "trace_of"),
     "headgate.nn": (
         "BalanceHandle",
         "Batch",
@@ -245,15 +246,11 @@ _NAMES_OF_MODULE = {
         "Router",
         "RouterState",
         "SharedExpert",
-        "Tape",
         "attach_balance",
         "route",
         "set_balance_scale",
-        "tap",
     ),
     "headgate.observe.reader": ("TraceFile", "load_trace", "open_trace"),
-    "headgate.observe.record": ("trace_of",),
-    "headgate.observe.replay": ("replay",),
     "headgate.observe.trace": ("Phase", "RoutingTrace"),
     "headgate.observe.writer": ("TraceWriter", "save_trace"),
     "headgate.scores": (

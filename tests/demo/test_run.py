@@ -14,6 +14,7 @@ from headgate.demo.run import Finished, Stopped, require_trainable
 from headgate.demo.train import learning_rate
 from headgate.errors import ArtifactError, InputError
 from headgate.observe.reader import load_trace
+from headgate.observe.shape import ModelShape
 from tiny_demo import losses, prepared, run, tiny_config
 
 CHILD = """
@@ -119,6 +120,7 @@ def test_training_learns_and_leaves_its_files(tmp_path):
         "corpus.safetensors",
         "metrics.jsonl",
         "routing.safetensors",
+        "sample.safetensors",
         "summary.json",
         "tokenizer.json",
     ]
@@ -196,3 +198,24 @@ def test_the_learning_rate_rises_and_falls():
     assert rates[2:] == sorted(rates[2:], reverse=True)
     # Half way down the cosine: the mean of the peak and a tenth of it.
     assert rates[6] == pytest.approx(0.55)
+
+
+def test_a_run_leaves_a_sample_with_everything_that_can_be_recorded(tmp_path):
+    finished = run(tmp_path, tiny_config())
+    whole, sample = load_trace(tmp_path / folder.TRACE), load_trace(tmp_path / folder.SAMPLE)
+    assert torch.equal(sample.token_ids, whole.token_ids[: sample.num_tokens])
+    assert torch.equal(sample.topk_ids, whole.topk_ids[:, : sample.num_tokens])
+    # In half precision logits may tie, so not argmax.
+    best = sample.router_logits.gather(-1, sample.topk_ids[..., :1]).squeeze(-1)
+    assert torch.equal(best, sample.router_logits.amax(-1))
+    assert sample.contribution_norms.isfinite().all()
+    assert sample.metadata["token_strings"].keys() == {str(token) for token in sample.token_ids.tolist()}
+    shape = ModelShape.from_metadata(sample.metadata)
+    assert shape == ModelShape.from_metadata(whole.metadata)
+    assert (shape.num_layers, shape.d_model) == (2, 16)
+    assert shape.num_parameters == finished.evaluation.parameters.total
+
+
+def test_a_dense_run_leaves_no_sample(tmp_path):
+    run(tmp_path, tiny_config(feed_forward="dense", balance="off"))
+    assert not (tmp_path / folder.SAMPLE).exists()

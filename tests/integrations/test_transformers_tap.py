@@ -54,8 +54,11 @@ def test_a_replayed_generation_is_the_recorded_one():
         for site in find_sites(model):
             model.get_submodule(site.path.replace("experts", "gate")).weight.neg_()
     assert not torch.equal(model.generate(IDS, **options), expected)
-    with integration.replay(model, trace):
+    with integration.replay(model, trace, weights="recorded"):
         assert torch.equal(model.generate(IDS, **options), expected)
+    with integration.replay(model, trace), integration.tap(model) as again:
+        model.generate(IDS, **options)
+    assert torch.equal(integration.make_trace(again).topk_ids, trace.topk_ids)
 
 
 def test_a_trace_survives_its_file_and_replays_to_half_precision(tmp_path):
@@ -64,7 +67,7 @@ def test_a_trace_survives_its_file_and_replays_to_half_precision(tmp_path):
     save_trace(tmp_path / "trace.safetensors", trace)
     loaded = load_trace(tmp_path / "trace.safetensors")
     assert torch.equal(loaded.topk_ids, trace.topk_ids)
-    with integration.replay(model, loaded, keep_own_weights=True), torch.no_grad():
+    with integration.replay(model, loaded), torch.no_grad():
         replayed = model(IDS).logits
     assert torch.equal(replayed, model(IDS).logits)
 
@@ -111,7 +114,7 @@ def test_a_pass_that_checkpointing_repeats_is_recorded_once_and_replayed_twice(i
         assert gradients(model).keys() == expected.keys()
     assert [len(layer.decisions) for layer in tape.layers.values()] == [1, 1]
     trace = integration.make_trace(tape)
-    with integration.replay(model, trace, keep_own_weights=True):
+    with integration.replay(model, trace):
         replayed = gradients(model)
     assert all(torch.equal(replayed[path], expected[path]) for path in expected)
 
@@ -120,19 +123,52 @@ def test_recorded_weights_are_constants_and_own_ones_have_gradients():
     model = zoo.build("mixtral")
     trace = record(model)
     router = "model.layers.0.mlp.gate.weight"
-    with integration.replay(model, trace):
+    with integration.replay(model, trace, weights="recorded"):
         assert router not in gradients(model)
-    with integration.replay(model, trace, keep_own_weights=True):
+    with integration.replay(model, trace):
         assert gradients(model)[router].abs().max() > 0
 
 
-def test_weights_of_another_choice_are_the_recorded_ones():
+def test_own_weights_of_another_choice_are_those_of_the_routers_formula_with_gradients():
     model = zoo.build("mixtral")
     trace = record(model)
     moved = dataclasses.replace(trace, topk_ids=(trace.topk_ids + 1) % zoo.NUM_EXPERTS)
-    with integration.replay(model, moved, keep_own_weights=True), integration.tap(model) as tape, torch.no_grad():
+    with integration.replay(model, moved), integration.tap(model) as tape:
+        grads = gradients(model)
+    assert grads["model.layers.0.mlp.gate.weight"].abs().max() > 0
+    (decision,) = tape["model.layers.0.mlp.experts"]
+    assert torch.equal(decision.expert_ids, moved.topk_ids[0])
+    scores = decision.logits.softmax(1).gather(1, moved.topk_ids[0])
+    torch.testing.assert_close(decision.combine_weights, scores / scores.sum(1, keepdim=True))
+    with integration.replay(model, moved, weights="recorded"), integration.tap(model) as tape, torch.no_grad():
         model(IDS)
     assert torch.equal(integration.make_trace(tape).topk_weights[0], trace.topk_weights[0])
+
+
+def test_the_order_of_a_choice_does_not_change_the_weight_of_an_expert():
+    model = zoo.build("olmoe")
+    trace = record(model)
+    turned = dataclasses.replace(trace, topk_ids=trace.topk_ids.flip(-1))
+    with integration.replay(model, turned), integration.tap(model) as tape, torch.no_grad():
+        model(IDS)
+    assert torch.equal(tape["model.layers.0.mlp.experts"][0].combine_weights, trace.topk_weights[0].flip(-1))
+
+
+def test_a_trace_without_paths_and_weights_is_replayed_by_its_decoder_layers():
+    """As an engine's is that records ids alone."""
+    model = zoo.build("qwen3_moe")
+    trace = record(model)
+    bare = dataclasses.replace(trace, metadata={}, topk_weights=None, forward_id=None)
+    with torch.no_grad():
+        expected = model(IDS).logits
+        with integration.replay(model, bare):
+            assert torch.equal(model(IDS).logits, expected)
+    with pytest.raises(InputError, match=r"topk_weights \(=None\) must be in the trace for weights='recorded'"):
+        integration.replay(model, bare, weights="recorded").__enter__()
+    with pytest.raises(
+        InputError, match=r"is of decoder layers \[0, 1\] and names no layer by its path, and the model"
+    ):
+        integration.replay(zoo.build("jetmoe"), bare).__enter__()
 
 
 def test_a_compiled_model_is_seen_too():
@@ -150,6 +186,8 @@ def test_experts_called_by_keyword_are_seen():
         experts[0](hidden_states=torch.randn(1, 32), router_indices=ids, routing_weights=weights)
     assert torch.equal(tape["0"][0].expert_ids, ids)
     assert tape["0"][0].logits is None
+    assert torch.equal(tape["0"][0].choice.expert_ids, ids)
+    assert dict(tape) == {"0": tape["0"]}
 
 
 def gradients(model: nn.Module) -> dict[str, Tensor]:
@@ -189,11 +227,12 @@ def test_replay_refuses_what_does_not_fit():
         model(IDS[:1, :2])
     with pytest.raises(InputError, match=r"the trace names model.layers.0.mlp.experts, .* which the model \(=Llama4"):
         integration.replay(zoo.build("llama4"), trace).__enter__()
-    with pytest.raises(InputError, match="the trace names no layer by its path"):
-        integration.replay(model, dataclasses.replace(trace, metadata={})).__enter__()
     doge = zoo.build("doge")
     with pytest.raises(InputError, match=r"model.layers.0.mlp \(=DogeCDMoE\) decides inside its own forward"):
-        integration.replay(doge, record(doge)).__enter__()
+        integration.replay(doge, record(doge), weights="recorded").__enter__()
+    gemma = zoo.build("gemma4")
+    with pytest.raises(InputError, match=r"weights \(='own'\) of .* can't be computed: the router norms and scales"):
+        integration.replay(gemma, record(gemma)).__enter__()
 
 
 def test_margin_and_entropy_follow_the_models_own_router():

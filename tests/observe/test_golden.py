@@ -18,7 +18,7 @@ FOLDER = Path(__file__).parent / "golden"
 
 
 def full_trace() -> RoutingTrace:
-    """Every array, nine choices among ten experts, values by arithmetic."""
+    """Every array but the norms, nine choices among ten experts, values by arithmetic."""
     token, choice = torch.arange(4), torch.arange(9)
     ids = (token[None, :, None] + choice + torch.tensor([0, 3])[:, None, None]) % 10
     ids[1, 3, 4:] = -1
@@ -73,7 +73,38 @@ def counts_trace() -> RoutingTrace:
     )
 
 
-GOLDEN = {"full": full_trace, "wide": wide_trace, "counts": counts_trace}
+def norms_trace() -> RoutingTrace:
+    """The norms of one layer of two, and the model's shape."""
+    ids = torch.tensor([[[1, 0], [2, -1]], [[0, 2], [1, 0]]])
+    known, unknown = torch.tensor([[3.0, 0.5], [0.25, 0.0]]), torch.full((2, 2), float("nan"))
+    return RoutingTrace(
+        topk_ids=ids,
+        layer_index=torch.tensor([0, 1], dtype=torch.int32),
+        seq_offsets=torch.tensor([0, 2]),
+        counts=torch.tensor([[1, 1, 1], [2, 1, 1]]),
+        metadata={
+            "format": "headgate-routing",
+            "version": 1,
+            "model_shape": {
+                "d_model": 8,
+                "d_ff": 16,
+                "num_layers": 2,
+                "vocab_size": None,
+                "dtype": "float32",
+                "num_parameters": 2400,
+                "num_expert_parameters": 384,
+                "num_routed_parameters": 2304,
+                "num_shared_parameters": 0,
+                "num_other_parameters": 96,
+            },
+        },
+        contribution_norms=torch.stack([known, unknown]).half(),
+        shared_norms=torch.stack([torch.tensor([0.0, 1.5]), unknown[0]]).half(),
+        output_norms=torch.stack([torch.tensor([2.75, float("inf")]), unknown[0]]).half(),
+    )
+
+
+GOLDEN = {"full": full_trace, "wide": wide_trace, "counts": counts_trace, "norms": norms_trace}
 
 
 def write_shards(path: Path) -> None:
@@ -88,7 +119,10 @@ def assert_equal(found: RoutingTrace, wanted: RoutingTrace) -> None:
     for field in dataclasses.fields(RoutingTrace):
         a, b = getattr(found, field.name), getattr(wanted, field.name)
         if isinstance(b, torch.Tensor):
-            assert torch.equal(a, b), field.name
+            # NaN stands for what isn't known, and is kept as such.
+            assert (
+                torch.equal(a.nan_to_num(-1.0), b.nan_to_num(-1.0)) if a.is_floating_point() else torch.equal(a, b)
+            ), field.name
             assert a.dtype == b.dtype, field.name
         else:
             assert a == b, field.name

@@ -17,7 +17,9 @@ from headgate.cli.export import export
 from headgate.cli.import_trace import import_trace
 from headgate.cli.inspect import inspect
 from headgate.cli.output import print_error
+from headgate.cli.plot import plot
 from headgate.cli.replay import replay
+from headgate.cli.report import report
 from headgate.cli.trace import trace
 from headgate.errors import HeadgateError
 
@@ -35,6 +37,8 @@ app.command("inspect")(inspect)
 app.command("trace")(trace)
 app.command("import")(import_trace)
 app.command("export")(export)
+app.command("report")(report)
+app.command("plot")(plot)
 app.command("check")(check)
 app.command("diff")(diff)
 app.command("replay")(replay)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,13 +17,13 @@ from torch import Tensor, nn
 from headgate.demo.config import DemoConfig, router_spec
 from headgate.demo.corpus import Corpus, held_out_pieces, unigram_loss
 from headgate.demo.model import ParameterCounts, count_parameters
+from headgate.demo.record import record_routings
 from headgate.demo.tokenizer import Tokenizer, token_strings
 from headgate.demo.train import held_out_loss, watch
 from headgate.flow import Routing
-from headgate.nn import MoE
 from headgate.observe.health import LayerHealth, health
 from headgate.observe.metrics import choice_disagreement
-from headgate.observe.record import RecordedLayer, choice_per_token, make_trace
+from headgate.observe.record import choice_per_token
 from headgate.observe.trace import RoutingTrace
 
 _TYPICAL_TOKENS = 6
@@ -126,7 +125,7 @@ def evaluate(
         parameters=count_parameters(model),
         layers=tuple(layers),
     )
-    return evaluation, _trace(model, routings, pieces, tokenizer, config) if routings else None
+    return evaluation, record_routings(model, routings, pieces, tokenizer, config) if routings else None
 
 
 def _run(model: nn.Module, pieces: Tensor, config: DemoConfig) -> tuple[float, dict[str, list[Routing]]]:
@@ -201,33 +200,3 @@ def _typical_tokens(
         )
         found.append(tuple(token_strings(tokenizer, [token_id for _, token_id in ranked[:_TYPICAL_TOKENS]])))
     return tuple(found)
-
-
-def _trace(
-    model: nn.Module,
-    routings: dict[str, list[Routing]],
-    pieces: Int[Tensor, "n S_plus_1"],
-    tokenizer: Tokenizer,
-    config: DemoConfig,
-) -> RoutingTrace:
-    layers = []
-    for index, (path, found) in enumerate(routings.items()):
-        moe = model.get_submodule(path)
-        assert isinstance(moe, MoE)  # The demo's model has no other routed layer.
-        bias = moe.router.selection_bias
-        layers.append(RecordedLayer(path=path, layer_index=index, spec=moe.spec, selection_bias=bias, routings=found))
-    token_ids = pieces[:, :-1].flatten()
-    occurring = sorted(set(token_ids.tolist()))
-    return make_trace(
-        layers,
-        token_ids=token_ids,
-        seq_lengths=[pieces.shape[1] - 1] * len(pieces),
-        metadata={
-            "model": "headgate demo",
-            "config": config.to_dict(),
-            "token_strings": dict(zip(map(str, occurring), token_strings(tokenizer, occurring), strict=True)),
-            "headgate": importlib.metadata.version("headgate"),
-            "torch": torch.__version__,
-            "device": config.training.device,
-        },
-    )

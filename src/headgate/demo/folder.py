@@ -15,7 +15,7 @@ from headgate.errors import ArtifactError
 from headgate.observe.files import explain_os_errors, replace_file
 
 CONFIG, TOKENIZER, CORPUS, METRICS = "config.json", "tokenizer.json", "corpus.safetensors", "metrics.jsonl"
-TRACE, SUMMARY, CHECKPOINTS = "routing.safetensors", "summary.json", "checkpoints"
+TRACE, SAMPLE, SUMMARY, CHECKPOINTS = "routing.safetensors", "sample.safetensors", "summary.json", "checkpoints"
 
 
 def start_run(out: Path, config: DemoConfig, *, name: str = CONFIG) -> None:

@@ -168,7 +168,8 @@ def _print_finished(launch: Launch, prepared: Prepared, finished: Finished) -> N
         return
     print_report(console, evaluation)
     _print_one_layer(console, prepared, finished)
-    names = [folder.SUMMARY, folder.TRACE, folder.METRICS, folder.CONFIG, folder.TOKENIZER, f"{folder.CHECKPOINTS}/"]
+    traces = [folder.TRACE, folder.SAMPLE]
+    names = [folder.SUMMARY, *traces, folder.METRICS, folder.CONFIG, folder.TOKENIZER, f"{folder.CHECKPOINTS}/"]
     print_where(console, prepared.out, names)
 
 

@@ -16,6 +16,7 @@ from headgate.demo.corpus import Corpus, load_corpus, make_corpus, save_corpus
 from headgate.demo.data import read_documents
 from headgate.demo.evaluate import Evaluation, evaluate
 from headgate.demo.model import DemoModel, make_moe
+from headgate.demo.record import record_sample
 from headgate.demo.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
 from headgate.demo.train import make_optimizer, train
 from headgate.demo.view import Show
@@ -162,5 +163,8 @@ def _finish(prepared: Prepared, model: DemoModel, totals: folder.MetricsTotals) 
     )
     if trace is not None:
         save_trace(prepared.out / folder.TRACE, trace)
+    sample = record_sample(model, prepared.corpus, prepared.tokenizer, prepared.config)
+    if sample is not None:
+        save_trace(prepared.out / folder.SAMPLE, sample)
     folder.write_json(prepared.out / folder.SUMMARY, finished.summary(prepared.config))
     return finished

@@ -4,6 +4,7 @@ from headgate.nn.balancing import BalanceHandle, attach_balance, set_balance_sca
 from headgate.nn.depths import MixtureOfDepths
 from headgate.nn.experts import Experts, SharedExpert
 from headgate.nn.moe import MoE
+from headgate.nn.norms import Norms, PassNorms, measure_norms
 from headgate.nn.router import Router
 from headgate.nn.routing import Batch, RecordedChoice, RouterState, route
 from headgate.nn.tape import Tape, tap
@@ -14,12 +15,15 @@ __all__ = [
     "Experts",
     "MixtureOfDepths",
     "MoE",
+    "Norms",
+    "PassNorms",
     "RecordedChoice",
     "Router",
     "RouterState",
     "SharedExpert",
     "Tape",
     "attach_balance",
+    "measure_norms",
     "route",
     "set_balance_scale",
     "tap",

@@ -96,7 +96,7 @@ def route(
     if spec.capacity is not None and spec.capacity.normalise == "after_drop":
         present = drops == 0
     if weights is None:
-        weights = _weigh(spec, logits, scores, expert_ids, present)
+        weights = weigh(spec, logits, scores, expert_ids, present)
     is_dropless = not _limits_rows(spec) and batch.is_padding is None and not _may_leave_slots_empty(spec)
     if not is_dropless:
         weights = weights.masked_fill(drops != 0, 0.0)
@@ -115,7 +115,7 @@ def _route_again(
         drops = drops.masked_fill(recorded.is_dropped & present, int(DropReason.CAPACITY))
     if spec.capacity is not None and spec.capacity.normalise == "after_drop":
         present = drops == 0
-    weights = _weigh(spec, logits, scores, expert_ids, present).masked_fill(drops != 0, 0.0)
+    weights = weigh(spec, logits, scores, expert_ids, present).masked_fill(drops != 0, 0.0)
     plan = dispatch.plan_token_choice(expert_ids, drops, num_experts=spec.num_choices, is_dropless=False)
     return TokenChoice(expert_ids=expert_ids, combine_weights=weights.to(scores.dtype)), plan
 
@@ -170,10 +170,7 @@ def _select_ids(
             )
             return ids, scores
         return selection.select_top_k(logits, top_k=spec.top_k), scores
-    ranked = logits if spec.select_on == "logits" else scores
-    if state.selection_bias is not None:
-        ranked = ranked.detach() + state.selection_bias.to(ranked.dtype)
-    ranked, scores = _limit_to_groups(spec, ranked, scores)
+    ranked, scores = rank_scores(spec, logits, scores, state.selection_bias)
     if spec.selection == "top_p":
         assert spec.top_p is not None  # RouterSpec requires it.
         return selection.select_top_p(ranked, scores, top_k=spec.top_k, top_p=spec.top_p), scores
@@ -192,9 +189,21 @@ def _look_up(token_ids: Int[Tensor, " T"] | None, table: Int[Tensor, "V K"]) -> 
     return selection.select_hash(token_ids, table)
 
 
-def _limit_to_groups(
-    spec: RouterSpec, ranked: Float[Tensor, "T E"], scores: Float[Tensor, "T E"]
+def rank_scores(
+    spec: RouterSpec,
+    logits: Float[Tensor, "T E"],
+    scores: Float[Tensor, "T E"],
+    selection_bias: Float[Tensor, " E"] | None,
 ) -> tuple[Float[Tensor, "T E"], Float[Tensor, "T E"]]:
+    """Compute what selection ranks, with bias and groups, and the scores that weights are made of.
+
+    Returns:
+        ranked: [T, E]; where groups mask, `GroupLimit.mask_value`.
+        scores: [T, E], those given, or masked as well where the model does so.
+    """
+    ranked = logits if spec.select_on == "logits" else scores
+    if selection_bias is not None:
+        ranked = ranked.detach() + selection_bias.to(ranked.dtype)
     limit = spec.group_limit
     if limit is None:
         return ranked, scores
@@ -233,13 +242,22 @@ def _drop(
     )
 
 
-def _weigh(
+def weigh(
     spec: RouterSpec,
     logits: Float[Tensor, "T E"],
     scores: Float[Tensor, "T E"],
     expert_ids: Int[Tensor, "T K"],
     present: Bool[Tensor, "T K"],
 ) -> Float[Tensor, "T K"]:
+    """Compute the weights of given choices, however they were made.
+
+    Args:
+        spec: the router.
+        logits: [T, E].
+        scores: [T, E], of these logits.
+        expert_ids: [T, K] integer, -1 = none.
+        present: [T, K], the slots that share the weight.
+    """
     source, empty = (logits, float("-inf")) if spec.normalise == "softmax" else (scores, 0.0)
     values = source.gather(1, expert_ids.clamp(min=0)).masked_fill(~present, empty)
     if spec.normalise == "softmax":

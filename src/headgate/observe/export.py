@@ -1,8 +1,9 @@
 """Traces for other tools: Arrow, pandas, Parquet and JSON lines, with one row per token and layer.
 
 Columns: `layer`, `token` (from 0, in the whole trace), `sequence`, `position`, `token_id`, `text`, `phase`,
-`forward_id`, `expert_ids` and `combine_weights` and `is_dropped` (lists of K), `select_margin`, `router_entropy`; those
-that the trace records. A trace of counts alone has the columns `layer`, `expert` and `count`.
+`forward_id`, `expert_ids`, `combine_weights`, `is_dropped` and `contribution_norms` (lists of K), `select_margin`,
+`router_entropy`, `shared_norms`, `output_norms`; those that the trace records. A trace of counts alone has the columns
+`layer`, `expert` and `count`.
 """
 
 from __future__ import annotations
@@ -29,8 +30,13 @@ if TYPE_CHECKING:
 
     from headgate.observe.reader import TraceFile
 
-_SLOTS = {"expert_ids": "topk_ids", "combine_weights": "topk_weights", "is_dropped": "is_dropped"}
-_VALUES = ("select_margin", "router_entropy")
+_SLOTS = {
+    "expert_ids": "topk_ids",
+    "combine_weights": "topk_weights",
+    "is_dropped": "is_dropped",
+    "contribution_norms": "contribution_norms",
+}
+_VALUES = ("select_margin", "router_entropy", "shared_norms", "output_norms")
 
 
 def to_arrow(trace: RoutingTrace | TraceFile) -> pyarrow.Table:

@@ -20,16 +20,17 @@ from headgate.observe.writer import SHARD_BYTES, TraceWriter
 MergeBy = Literal["tokens", "layers"]
 
 _SHARED_TENSORS = ("seq_offsets", "token_ids", "position", "phase", "forward_id")
+_TOKEN_VALUES = ("select_margin", "router_entropy", "shared_norms", "output_norms")
 _LAYER_TENSORS = (
     "topk_ids",
     "layer_index",
     "counts",
     "topk_weights",
-    "select_margin",
-    "router_entropy",
     "router_logits",
     "is_dropped",
     "select_bias",
+    "contribution_norms",
+    *_TOKEN_VALUES,
 )
 
 
@@ -120,7 +121,7 @@ def stack_layers(parts: Sequence[RoutingTrace]) -> RoutingTrace:
             raise InputError(f"only some of the traces record {name}; record all ranks alike")
         width = {"counts": experts, "router_logits": experts, "select_bias": experts}.get(name, slots)
         fill = {"topk_ids": NO_EXPERT, "router_logits": float("-inf")}.get(name, 0)
-        if values[0].dim() > 1 and name not in ("select_margin", "router_entropy"):
+        if values[0].dim() > 1 and name not in _TOKEN_VALUES:
             values = [pad(value, (0, width - value.shape[-1]), value=fill) for value in values]
         joined[name] = torch.cat(values)[order]
     noted = [layer for part in parts for layer in part.metadata.get("layers", [])]

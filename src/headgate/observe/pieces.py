@@ -20,7 +20,7 @@ from headgate.observe.trace import ARRAYS, Phase, RoutingTrace
 _FIXED = ("model", "revision", "config_hash", "tokenizer_hash", "id_space", "content", "layers")
 """Metadata that traces must share to be put together."""
 
-_SLOT_FILLS = {"topk_ids": NO_EXPERT, "topk_weights": 0, "is_dropped": False}
+_SLOT_FILLS = {"topk_ids": NO_EXPERT, "topk_weights": 0, "is_dropped": False, "contribution_norms": 0}
 """The arrays with the axis K, and what an empty slot holds."""
 
 
@@ -49,6 +49,31 @@ def count_rows(
     # Empty slots go to a bucket of their own, which is cut off.
     buckets = topk_ids.where(is_row, num_experts).flatten(1)
     return torch.stack([torch.bincount(row, minlength=num_experts + 1)[:num_experts] for row in buckets])
+
+
+def count_groups(
+    topk_ids: Int[Tensor, "T K"], group: Int[Tensor, " T"], *, num_groups: int, num_experts: int
+) -> Int[Tensor, "G E"]:
+    """Count the choices of each expert in each group of tokens, such as sequences, passes or kinds of tokens.
+
+    Args:
+        topk_ids: [T, K] of one layer; -1 = no expert.
+        group: [T] from 0.
+        num_groups: G.
+        num_experts: E.
+
+    Returns:
+        [G, E] int64.
+
+    Example:
+        >>> import torch
+        >>> count_groups(torch.tensor([[0, 2], [2, -1]]), torch.tensor([1, 0]), num_groups=2, num_experts=3).tolist()
+        [[0, 0, 1], [1, 0, 1]]
+    """
+    # A column more, which is cut off: -1 falls into it, so that nothing needs to be left out first.
+    width = num_experts + 1
+    cells = (topk_ids + (group * width + 1)[:, None]).flatten()
+    return torch.bincount(cells, minlength=num_groups * width).view(num_groups, width)[:, 1:]
 
 
 def resolve_layers(layer_index: Int[Tensor, " L"], layers: Collection[int] | None) -> NDArray[np.int64]:
@@ -117,14 +142,15 @@ def select(
     """
     rows = resolve_layers(trace.layer_index, layers)
     tokens, offsets = resolve_tokens(trace.seq_offsets, trace.phase, sequences=sequences, phases=phases)
-    by_layer = {name: axes for name, axes in _axes().items() if axes[0] == "L" and getattr(trace, name) is not None}
-    part = replace(
-        take_tokens(trace, tokens),
-        seq_offsets=offsets,
-        metadata=metadata_of_layers(trace.metadata, rows),
-    )
-    part = replace(part, **{name: getattr(part, name)[torch.from_numpy(rows)] for name in by_layer})
+    part = replace(take_rows(take_tokens(trace, tokens), rows), seq_offsets=offsets)
     return replace(part, counts=recount(part))
+
+
+def take_rows(trace: RoutingTrace, rows: NDArray[np.int64]) -> RoutingTrace:
+    """Take some layers by their places in the trace, in the order given."""
+    names = [name for name, axes in _axes().items() if axes[0] == "L" and getattr(trace, name) is not None]
+    taken = {name: getattr(trace, name)[torch.from_numpy(rows)] for name in names}
+    return replace(trace, **taken, metadata=metadata_of_layers(trace.metadata, rows))
 
 
 def take_tokens(trace: RoutingTrace, tokens: NDArray[np.int64]) -> RoutingTrace:

@@ -227,6 +227,17 @@ class TraceFile:
         bias = self.shards[0].arrays.get("select_bias")
         return None if bias is None else torch.from_numpy(bias.copy())
 
+    def widget(self, second: Any = None) -> Any:
+        """A widget for notebooks that shows the trace, or compares it with a second one; needs headgate[widget]."""
+        from headgate.observe.page.notebook import make_widget  # Only a notebook asks.
+
+        return make_widget(self, second)
+
+    def _repr_html_(self) -> str:
+        from headgate.observe.display import trace_html
+
+        return trace_html(self)
+
     def has(self, name: str) -> bool:
         """Whether the trace has one of the format's arrays."""
         return name in self.shards[0].arrays
@@ -296,6 +307,10 @@ class TraceFile:
         Raises:
             ArtifactError: an expert id that there is no expert for.
         """
+        part = self._read(begin, stop)
+        return replace(part, counts=recount(part))
+
+    def _read(self, begin: int, stop: int) -> RoutingTrace:
         parts, start = [], 0
         for shard in self.shards:
             low, high = max(begin, start), min(stop, start + shard.sizes.T)
@@ -306,8 +321,7 @@ class TraceFile:
             parts = [self.shards[0].decode(slice(None), slice(0, 0))]
         joined = widen(concatenate(parts), self.sizes.K)
         offsets = torch.unique_consecutive(self.seq_offsets.clamp(begin, stop) - begin)
-        part = replace(joined, seq_offsets=offsets, metadata=self.metadata)
-        return replace(part, counts=recount(part))
+        return replace(joined, seq_offsets=offsets, metadata=self.metadata)
 
     def chunks(self, *, chunk_bytes: int = CHUNK_BYTES) -> Iterator[RoutingTrace]:
         """Read the trace piece by piece, in the order of its tokens, each about `chunk_bytes` in memory.
@@ -317,9 +331,18 @@ class TraceFile:
         Raises:
             ArtifactError: an expert id that there is no expert for.
         """
+        for part in self.uncounted_chunks(chunk_bytes=chunk_bytes):
+            yield replace(part, counts=recount(part))
+
+    def uncounted_chunks(self, *, chunk_bytes: int = CHUNK_BYTES) -> Iterator[RoutingTrace]:
+        """Read the trace as `chunks`, for those who count themselves: the counts are not those of the piece.
+
+        Raises:
+            ArtifactError: an expert id that there is no expert for.
+        """
         size = max(1, chunk_bytes // max(1, *map(_bytes_per_token, self.shards)))
         for begin in range(0, self.num_tokens, size):
-            yield self.read(begin, min(begin + size, self.num_tokens))
+            yield self._read(begin, min(begin + size, self.num_tokens))
 
 
 def _whole(shard: Shard) -> RoutingTrace:
@@ -330,10 +353,12 @@ def _whole(shard: Shard) -> RoutingTrace:
 def _bytes_per_token(shard: Shard) -> int:
     """What a decoded token takes: ids grow to eight bytes, and the bits of drops to one each."""
     sizes = shard.sizes
-    slot = 8 + sum(width for name, width in (("topk_weights", 2), ("dropped", 1)) if name in shard.arrays)
-    token = sum(width for name, width in (("select_margin", 2), ("router_entropy", 2)) if name in shard.arrays)
-    logits = 2 * sizes.E if "router_logits" in shard.arrays else 0
-    return sizes.L * (sizes.K * slot + token + logits)
+    lengths = {("L", "T"): 1, ("L", "T", "K"): sizes.K, ("L", "T", "E"): sizes.E, ("L", "T", "B"): sizes.K}
+    grown = {"topk_ids": 8, "dropped": 1}
+    arrays = {name: array for name, array in shard.arrays.items() if name in ARRAYS and ARRAYS[name].axes in lengths}
+    return sizes.L * sum(
+        lengths[ARRAYS[name].axes] * grown.get(name, array.dtype.itemsize) for name, array in arrays.items()
+    )
 
 
 def _take(

@@ -13,8 +13,11 @@ from torch.nn.functional import pad
 
 from headgate.errors import InputError
 from headgate.flow import NO_EXPERT, DropReason, ExpertChoice, Routing, TokenChoice
+from headgate.nn.norms import PassNorms
 from headgate.nn.tape import find_routers
 from headgate.observe.metrics import router_entropy, select_margin
+from headgate.observe.norms import norm_arrays
+from headgate.observe.shape import describe_shape
 from headgate.observe.trace import Phase, RoutingTrace
 from headgate.spec import RouterSpec
 
@@ -29,6 +32,7 @@ class RecordedLayer:
         spec: its router's fields.
         selection_bias: [E] float32, or None.
         routings: one per forward pass, in order.
+        norms: of these passes, or None where they were not measured.
     """
 
     path: str
@@ -36,6 +40,7 @@ class RecordedLayer:
     spec: RouterSpec
     selection_bias: Float[Tensor, " E"] | None
     routings: Sequence[Routing]
+    norms: Sequence[PassNorms] | None = None
 
 
 def trace_of(
@@ -45,6 +50,8 @@ def trace_of(
     token_ids: Int[Tensor, ...],
     seq_lengths: Sequence[int] | None = None,
     metadata: Mapping[str, Any] | None = None,
+    norms: Mapping[str, Sequence[PassNorms]] | None = None,
+    with_logits: bool = False,
 ) -> RoutingTrace:
     """Make a trace of what a tap recorded.
 
@@ -53,7 +60,9 @@ def trace_of(
         tape: of the tap.
         token_ids: [T] integer, or [batch, sequence], of all forward passes, in order.
         seq_lengths: tokens of each sequence, in order; None = the rows of `token_ids`.
-        metadata: plain values to keep with the trace, such as `model` and `token_strings`.
+        metadata: plain values to keep with the trace, such as `model` and `token_strings`; `model_shape` is added.
+        norms: of `measure_norms` around the same passes.
+        with_logits: whether to keep the router's logits.
 
     Raises:
         InputError: nothing was recorded, or `token_ids` are not those of the recorded passes.
@@ -75,12 +84,19 @@ def trace_of(
             spec=routers[path].spec,
             selection_bias=routers[path].selection_bias,
             routings=tape[path],
+            norms=(norms or {}).get(path),
         )
         for path, index in zip(tape, indices, strict=True)
     ]
     rows = token_ids if token_ids.dim() > 1 else token_ids[None]
     lengths = [rows.shape[-1]] * rows[..., 0].numel() if seq_lengths is None else seq_lengths
-    return make_trace(layers, token_ids=token_ids.flatten(), seq_lengths=lengths, metadata=metadata or {})
+    return make_trace(
+        layers,
+        token_ids=token_ids.flatten(),
+        seq_lengths=lengths,
+        metadata={**describe_shape(model), **(metadata or {})},
+        with_logits=with_logits,
+    )
 
 
 def decoder_layers(paths: Sequence[str]) -> list[int]:
@@ -101,6 +117,7 @@ def make_trace(
     token_ids: Int[Tensor, " T"],
     seq_lengths: Sequence[int],
     metadata: Mapping[str, Any],
+    with_logits: bool = False,
 ) -> RoutingTrace:
     """Put the decisions of all layers and forward passes into one trace.
 
@@ -109,6 +126,7 @@ def make_trace(
         token_ids: [T] integer, of all passes, in order.
         seq_lengths: tokens of each sequence, in order; they add up to T.
         metadata: plain values to keep with the trace; the layers' paths and specs are added.
+        with_logits: whether to keep the router's logits.
 
     Raises:
         InputError: no layers, or the lengths, ids and decisions are not of the same number of tokens.
@@ -132,7 +150,9 @@ def make_trace(
         router_entropy=torch.stack([_entropies(layer) for layer in layers]).half(),
         is_dropped=torch.stack([_widen(dropped, num_slots, False) for _, _, dropped in choices]),
         counts=torch.stack([_widen(_counts(layer), num_experts, 0) for layer in layers]),
+        router_logits=_logits(layers, num_experts) if with_logits else None,
         select_bias=_biases(layers, num_experts),
+        **norm_arrays(layers, [ids for ids, _, _ in choices], num_slots),
         metadata={
             **metadata,
             "layers": [{"path": layer.path, "router": layer.spec.to_dict()} for layer in layers],
@@ -219,6 +239,12 @@ def _entropies(layer: RecordedLayer) -> Float[Tensor, " T"]:
 
 def _counts(layer: RecordedLayer) -> Int[Tensor, " E"]:
     return torch.stack([routing.expert_counts.cpu() for routing in layer.routings]).sum(0)
+
+
+def _logits(layers: Sequence[RecordedLayer], num_experts: int) -> Float[Tensor, "L T E"]:
+    """Experts that a layer lacks have -inf."""
+    rows = [torch.cat([routing.logits for routing in layer.routings]).cpu().half() for layer in layers]
+    return torch.stack([_widen(row, num_experts, float("-inf")) for row in rows])
 
 
 def _biases(layers: Sequence[RecordedLayer], num_experts: int) -> Float[Tensor, "L E"] | None:

@@ -57,7 +57,7 @@ def replay(model: nn.Module, trace: RoutingTrace, *, token_ids: Int[Tensor, ...]
     if trace.phase is not None and (trace.phase == Phase.PADDING).any():
         trace = select(trace, phases=[phase for phase in Phase if phase != Phase.PADDING])
     if token_ids is not None:
-        _require_same_tokens(trace, token_ids)
+        require_same_tokens(trace, token_ids)
     routers = find_routers(model)
     rows = _rows(trace, list(routers))
     choices = {path: _choice(path, routers.get(path), trace, row) for path, row in rows.items()}
@@ -65,7 +65,12 @@ def replay(model: nn.Module, trace: RoutingTrace, *, token_ids: Int[Tensor, ...]
         yield
 
 
-def _require_same_tokens(trace: RoutingTrace, token_ids: Int[Tensor, ...]) -> None:
+def require_same_tokens(trace: RoutingTrace, token_ids: Int[Tensor, ...]) -> None:
+    """Require that a model will be run on the text of a trace.
+
+    Raises:
+        InputError: the first token that differs.
+    """
     if trace.token_ids is None:
         raise InputError("token_ids were given, and the trace has none to compare them with; leave them out")
     given, known = token_ids.flatten().cpu(), trace.token_ids

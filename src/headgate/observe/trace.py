@@ -71,6 +71,9 @@ ARRAYS: Mapping[str, ArrayRule] = {
     "router_logits": ArrayRule(dtypes=("float16",), axes=("L", "T", "E")),
     "dropped": ArrayRule(dtypes=("uint8",), axes=("L", "T", "B")),
     "select_bias": ArrayRule(dtypes=("float32",), axes=("L", "E")),
+    "contribution_norms": ArrayRule(dtypes=("float16",), axes=("L", "T", "K")),
+    "shared_norms": ArrayRule(dtypes=("float16",), axes=("L", "T")),
+    "output_norms": ArrayRule(dtypes=("float16",), axes=("L", "T")),
 }
 """Every array that the format names."""
 
@@ -97,6 +100,9 @@ class RoutingTrace:
         router_logits: [L, T, E] float16, raw.
         is_dropped: [L, T, K] bool, chosen but the expert was full.
         select_bias: [L, E] float32, added to what selection ranked.
+        contribution_norms: [L, T, K] float16, L2 norm of what each choice adds to the token, weight included.
+        shared_norms: [L, T] float16, L2 norm of what the shared experts add.
+        output_norms: [L, T] float16, L2 norm of what the layer returns.
     """
 
     topk_ids: Int[Tensor, "L T K"]
@@ -114,6 +120,9 @@ class RoutingTrace:
     router_logits: Float[Tensor, "L T E"] | None = None
     is_dropped: Bool[Tensor, "L T K"] | None = None
     select_bias: Float[Tensor, "L E"] | None = None
+    contribution_norms: Float[Tensor, "L T K"] | None = None
+    shared_norms: Float[Tensor, "L T"] | None = None
+    output_norms: Float[Tensor, "L T"] | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -129,6 +138,10 @@ class RoutingTrace:
         """The trace in pieces that fit memory, as `TraceFile.chunks`: this one is in memory already."""
         return (self,)
 
+    def uncounted_chunks(self) -> Sequence[RoutingTrace]:
+        """The same, as `TraceFile.uncounted_chunks`."""
+        return (self,)
+
     def of_tokens(self, name: str) -> Tensor | None:
         """An array with the single axis T, or None where it was not recorded."""
         value: Tensor | None = getattr(self, name)
@@ -139,6 +152,12 @@ class RoutingTrace:
         from headgate.observe.pieces import take_tokens  # It makes values of this module.
 
         return take_tokens(self, tokens)
+
+    def widget(self, second: Any = None) -> Any:
+        """A widget for notebooks that shows the trace, or compares it with a second one; needs headgate[widget]."""
+        from headgate.observe.page.notebook import make_widget  # Only a notebook asks.
+
+        return make_widget(self, second)
 
     def _repr_html_(self) -> str:
         from headgate.observe.display import trace_html  # Only a notebook asks.
@@ -289,6 +308,9 @@ def _check_metadata(header: Mapping[str, Any], path: Path) -> None:
     strings = header.get("token_strings", {})
     if not isinstance(strings, dict) or not all(isinstance(text, str) for text in strings.values()):
         raise ArtifactError(f"{path}: the metadata's token_strings do not map ids to strings; record it again")
+    shape = header.get("model_shape", {})
+    if not isinstance(shape, dict) or not all(isinstance(value, int | str | None) for value in shape.values()):
+        raise ArtifactError(f"{path}: the metadata's model_shape is no object of numbers; record it again")
     for layer in layers:
         if not isinstance(layer.get("path", ""), str) or not isinstance(layer.get("router") or {}, dict):
             raise ArtifactError(f"{path}: a layer of the metadata has no path or router of text; record it again")

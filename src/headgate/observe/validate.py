@@ -52,7 +52,7 @@ def validate_trace(trace: TraceFile) -> list[Violation]:
         findings[rule] += number
         first.setdefault(rule, (where, sentence))
 
-    for chunk in trace.chunks():
+    for chunk in trace.uncounted_chunks():
         for rule, wrong, sentence in _chunk_rules(chunk):
             places = wrong.nonzero()
             if len(places):
@@ -94,10 +94,13 @@ def _chunk_rules(chunk: RoutingTrace) -> list[tuple[str, Tensor, str]]:
         rules.append(("dropped", wrong, "only a choice can be dropped"))
     if chunk.phase is not None:
         rules.append(("phase", chunk.phase > max(Phase), "a phase is 0, 1, 2 or 3"))
-    for name in ("position", "forward_id"):
+    for name in ("position", "forward_id", "shared_norms", "output_norms"):
         value = getattr(chunk, name)
         if value is not None:
             rules.append((name, value < 0, f"{name} is not negative"))
+    if chunk.contribution_norms is not None:
+        wrong = (chunk.contribution_norms < 0) | ((chunk.topk_ids == NO_EXPERT) & (chunk.contribution_norms != 0))
+        rules.append(("contribution_norms", wrong.any(-1), "a norm is not negative, and 0 without an expert"))
     return rules
 
 

@@ -13,6 +13,7 @@
 
 from headgate.integrations.transformers.balancing import Balanced, balance
 from headgate.integrations.transformers.formulas import Formula, formula_from_config, spec_from_config
+from headgate.integrations.transformers.norms import measure_norms
 from headgate.integrations.transformers.recording import make_trace
 from headgate.integrations.transformers.replay import replay
 from headgate.integrations.transformers.switch import Acceleration, LayerBackend, accelerate, register, restore
@@ -31,6 +32,7 @@ __all__ = [
     "balance",
     "formula_from_config",
     "make_trace",
+    "measure_norms",
     "register",
     "replay",
     "restore",

@@ -12,11 +12,13 @@ from torch import nn
 
 from headgate.errors import ArtifactError, InputError, SpecError
 from headgate.integrations.transformers.formulas import Formula, formula_from_config
+from headgate.integrations.transformers.shape import count_experts
 from headgate.integrations.transformers.sites import Site, find_sites
 from headgate.integrations.transformers.switch import LayerBackend, plan_switch
-from headgate.integrations.transformers.tap import count_experts
-from headgate.integrations.transformers.words import describe_in_symbols, describe_in_words
+from headgate.integrations.transformers.wires import find_shared_experts
 from headgate.kernels.backends import choose_backend
+from headgate.observe.shape import count_parameters
+from headgate.spec.words import describe_in_symbols, describe_in_words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +132,7 @@ def inspect_model(model: str) -> Inspection:
         model_type=config.model_type,
         class_name=type(built).__name__,
         num_layers=getattr(config.get_text_config(), "num_hidden_layers", None),
-        num_parameters=_count(built),
+        num_parameters=count_parameters(built),
         dtype=str(dtype).removeprefix("torch."),
         layers=tuple(_inspect_site(built, site, backends[site.path], dtype) for site in sites),
     )
@@ -165,7 +167,7 @@ def _inspect_site(model: nn.Module, site: Site, planned: LayerBackend, dtype: to
         words="" if spec is None else describe_in_words(spec),
         symbols="" if spec is None else describe_in_symbols(spec),
         note=formula.note,
-        num_parameters=_count(site.module),
+        num_parameters=count_parameters(site.module),
         shared=_shared_experts(model, site),
         backend=_backend(planned, dtype),
     )
@@ -180,12 +182,8 @@ def _formula(model: nn.Module, site: Site) -> Formula:
 
 def _shared_experts(model: nn.Module, site: Site) -> dict[str, int]:
     parent = model.get_submodule(site.path.rpartition(".")[0])
-    found = {**dict(parent.named_children()), **dict(site.module.named_children())}
-    return {
-        name: _count(child)
-        for name, child in found.items()
-        if name.startswith("shared") and not name.endswith("gate") and _count(child)
-    }
+    found = {**find_shared_experts(parent), **find_shared_experts(site.module)}
+    return {name: count_parameters(child) for name, child in found.items()}
 
 
 def _backend(planned: LayerBackend, dtype: torch.dtype) -> str:
@@ -193,7 +191,3 @@ def _backend(planned: LayerBackend, dtype: torch.dtype) -> str:
         return f"theirs: {planned.reason}"
     choice = choose_backend("experts", device_type="cpu", dtype=dtype)
     return f"headgate ({choice.backend}): {planned.reason}"
-
-
-def _count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())

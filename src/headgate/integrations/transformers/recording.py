@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -14,7 +14,9 @@ from headgate.errors import InputError, SpecError
 from headgate.flow import NO_EXPERT
 from headgate.integrations.transformers.formulas import formula_from_config
 from headgate.integrations.transformers.tap import ForwardPass, LayerTape, Tape
+from headgate.nn.norms import Norms
 from headgate.observe.metrics import router_entropy, select_margin
+from headgate.observe.pieces import count_rows
 from headgate.observe.trace import Phase, RoutingTrace
 from headgate.scores import compute_scores
 from headgate.spec import RouterSpec
@@ -25,6 +27,8 @@ def make_trace(
     *,
     specs: Mapping[str, RouterSpec | None] | None = None,
     metadata: Mapping[str, Any] | None = None,
+    norms: Norms | None = None,
+    with_logits: bool = False,
 ) -> RoutingTrace:
     """Put a tape's decisions into one trace. Weights stay float32 until a file is written, so a replay is exact.
 
@@ -35,7 +39,9 @@ def make_trace(
         tape: of `tap`.
         specs: each layer's router by module path, for margin and entropy; without one they are NaN. By default
             those that `spec_from_config` knows.
-        metadata: plain values to keep with the trace; the layers' paths and specs are added.
+        metadata: plain values to keep with the trace; the layers' paths and specs, and `model_shape`, are added.
+        norms: of `measure_norms` around the same passes.
+        with_logits: whether to keep the router's logits; NaN in layers whose router shows none.
 
     Returns:
         A trace of the layers that saw every token of every pass.
@@ -51,6 +57,7 @@ def make_trace(
     num_slots = max(decision.expert_ids.shape[1] for layer in layers for decision in layer.decisions)
     num_experts = max(layer.num_experts for layer in layers)
     ids = torch.stack([_join(layer, "expert_ids", num_slots, NO_EXPERT)[order] for layer in layers])
+    is_dropped = torch.stack([_drops(layer, num_slots)[order] for layer in layers])
     confidences = [_confidence(layer, specs.get(layer.path)) for layer in layers]
     tokens = _describe_tokens(tape.passes, order)
     return RoutingTrace(
@@ -59,10 +66,12 @@ def make_trace(
         layer_index=torch.tensor([layer.layer_index for layer in layers], dtype=torch.int32),
         select_margin=torch.stack([margin[order] for margin, _ in confidences]).half(),
         router_entropy=torch.stack([entropy[order] for _, entropy in confidences]).half(),
-        is_dropped=torch.zeros(ids.shape, dtype=torch.bool),
-        counts=_count(ids, tokens["phase"], num_experts),
+        is_dropped=is_dropped,
+        counts=count_rows(ids, num_experts=num_experts, is_dropped=is_dropped, phase=tokens["phase"]),
+        router_logits=_logits(layers, order, num_experts) if with_logits else None,
         select_bias=_biases(layers, num_experts),
-        metadata={**(metadata or {}), "layers": [_describe_layer(layer, specs.get(layer.path)) for layer in layers]},
+        metadata=_describe(tape, layers, specs, metadata or {}),
+        **({} if norms is None else _norm_arrays(layers, norms, order, ids)),
         **tokens,
     )
 
@@ -128,6 +137,14 @@ def _join(layer: LayerTape, name: str, width: int, fill: float | int) -> Tensor:
     return joined if name == "expert_ids" else joined.float()
 
 
+def _drops(layer: LayerTape, width: int) -> Bool[Tensor, "T K"]:
+    parts = [
+        torch.zeros_like(one.expert_ids, dtype=torch.bool) if one.is_dropped is None else one.is_dropped
+        for one in layer.decisions
+    ]
+    return torch.cat([pad(part, (0, width - part.shape[1])) for part in parts]).cpu()
+
+
 def _confidence(layer: LayerTape, spec: RouterSpec | None) -> tuple[Float[Tensor, " T"], Float[Tensor, " T"]]:
     """Margin and entropy of each token; NaN where the router's formula or its logits are not known."""
     parts = [decision.logits for decision in layer.decisions if decision.logits is not None]
@@ -135,18 +152,20 @@ def _confidence(layer: LayerTape, spec: RouterSpec | None) -> tuple[Float[Tensor
         unknown = torch.full((_num_tokens(layer),), float("nan"))
         return unknown, unknown
     logits, ids = torch.cat(parts).cpu(), torch.cat([decision.expert_ids for decision in layer.decisions]).cpu()
-    scores = compute_scores(logits.float(), score=spec.score, score_dtype=spec.score_dtype, model_dtype=logits.dtype)
-    ranked = logits.float() if spec.select_on == "logits" else scores
-    if spec.selection_bias and layer.selection_bias is not None:
-        ranked = ranked + layer.selection_bias.cpu().float()
+    scores, ranked = rank(logits, spec, None if layer.selection_bias is None else layer.selection_bias.cpu())
     spread = logits.float().softmax(1) if spec.score == "linear" else scores
     return select_margin(ranked, ids), router_entropy(spread)
 
 
-def _count(ids: Int[Tensor, "L T K"], phase: Tensor, num_experts: int) -> Int[Tensor, "L E"]:
-    """Rows per expert, of tokens that are not padding."""
-    kept = ids.where((phase != int(Phase.PADDING))[None, :, None], NO_EXPERT).flatten(1)
-    return torch.stack([torch.bincount(row[row != NO_EXPERT], minlength=num_experts) for row in kept])
+def rank(
+    logits: Float[Tensor, "T E"], spec: RouterSpec, selection_bias: Float[Tensor, " E"] | None
+) -> tuple[Float[Tensor, "T E"], Float[Tensor, "T E"]]:
+    """The scores of a router's logits, and what its selection ranks: scores or logits, with the selection bias."""
+    scores = compute_scores(logits.float(), score=spec.score, score_dtype=spec.score_dtype, model_dtype=logits.dtype)
+    ranked = logits.float() if spec.select_on == "logits" else scores
+    if spec.selection_bias and selection_bias is not None:
+        ranked = ranked + selection_bias.float()
+    return scores, ranked
 
 
 def _biases(layers: Sequence[LayerTape], num_experts: int) -> Float[Tensor, "L E"] | None:
@@ -157,5 +176,58 @@ def _biases(layers: Sequence[LayerTape], num_experts: int) -> Float[Tensor, "L E
     return torch.stack([pad(row, (0, num_experts - len(row)))[:num_experts] for row in rows])
 
 
-def _describe_layer(layer: LayerTape, spec: RouterSpec | None) -> dict[str, Any]:
-    return {"path": layer.path, "router": None if spec is None else spec.to_dict()}
+def _logits(layers: Sequence[LayerTape], order: Int[Tensor, " T"], num_experts: int) -> Float[Tensor, "L T E"]:
+    """Experts that a layer lacks have -inf."""
+    rows = []
+    for layer in layers:
+        parts = [decision.logits for decision in layer.decisions if decision.logits is not None]
+        if len(parts) < len(layer.decisions) or parts[0].shape[1] > num_experts:
+            rows.append(torch.full((len(order), num_experts), float("nan")))
+            continue
+        row = torch.cat(parts).cpu().float()
+        rows.append(pad(row, (0, num_experts - row.shape[1]), value=float("-inf"))[order])
+    return torch.stack(rows).half()
+
+
+def _norm_arrays(
+    layers: Sequence[LayerTape], norms: Norms, order: Int[Tensor, " T"], ids: Int[Tensor, "L T K"]
+) -> dict[str, Tensor]:
+    """The arrays of norms, NaN in layers that were not measured."""
+    unknown = torch.full(ids.shape[1:], float("nan"))
+    contributions, shared, outputs = [], [], []
+    for layer in layers:
+        passes = norms.get(layer.path)
+        if passes is None:
+            contributions.append(unknown)
+            shared.append(unknown[:, 0])
+            outputs.append(unknown[:, 0])
+            continue
+        if len(passes) != len(layer.decisions):
+            raise InputError(
+                f"norms of {layer.path} (={len(passes)} passes) must be of the passes that the tap saw "
+                f"(={len(layer.decisions)}); open tap and measure_norms around the same calls"
+            )
+        joined = torch.cat([one.contributions for one in passes]).cpu()
+        contributions.append(pad(joined, (0, ids.shape[2] - joined.shape[1]))[order])
+        shared.append(torch.cat([one.shared for one in passes]).cpu()[order])
+        outputs.append(torch.cat([one.output for one in passes]).cpu()[order])
+    return {
+        "contribution_norms": torch.stack(contributions).masked_fill(ids == NO_EXPERT, 0.0).half(),
+        "shared_norms": torch.stack(shared).half(),
+        "output_norms": torch.stack(outputs).half(),
+    }
+
+
+def _describe(
+    tape: Tape,
+    layers: Sequence[LayerTape],
+    specs: Mapping[str, RouterSpec | None],
+    metadata: Mapping[str, Any],
+) -> dict[str, Any]:
+    noted = [{"path": layer.path, "router": _plain(specs.get(layer.path))} for layer in layers]
+    shape = {} if tape.shape is None else {"model_shape": tape.shape.to_dict()}
+    return {**shape, **metadata, "layers": noted}
+
+
+def _plain(spec: RouterSpec | None) -> dict[str, Any] | None:
+    return None if spec is None else spec.to_dict()

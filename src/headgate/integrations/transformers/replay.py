@@ -4,22 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from headgate.errors import InputError
+from headgate.errors import InputError, SpecError
+from headgate.flow import NO_EXPERT
+from headgate.integrations.transformers.formulas import Formula, formula_from_config
 from headgate.integrations.transformers.sites import Site
 from headgate.integrations.transformers.tap import positional, require_sites
 from headgate.integrations.transformers.wires import Choice, Wire, find_router, wire_of
+from headgate.nn.routing import weigh
 from headgate.nn.tape import is_compiled, is_recomputing
 from headgate.observe.trace import RoutingTrace
+from headgate.scores import compute_scores
+from headgate.spec import RouterSpec
+
+Weights = Literal["own", "recorded"]
 
 
 @contextmanager
-def replay(model: nn.Module, trace: RoutingTrace, *, keep_own_weights: bool = False) -> Iterator[None]:
+def replay(model: nn.Module, trace: RoutingTrace, *, weights: Weights = "own") -> Iterator[None]:
     """Make every recorded layer choose what the trace says, for as long as the context lasts.
 
     Call the model with the same batches, in the same order, as when the trace was recorded. Its router still runs;
@@ -27,41 +33,80 @@ def replay(model: nn.Module, trace: RoutingTrace, *, keep_own_weights: bool = Fa
 
     Args:
         model: the model that was recorded, or one of the same shape.
-        trace: of a tap of this model, or read from a file.
-        keep_own_weights: where the model itself chooses the recorded experts in the recorded order, keep the weights
-            that it gives them, with their gradients. Else every weight is the recorded one, a constant.
+        trace: of a tap of this model, or read from a file, or imported.
+        weights: "own": the model's own weights of the recorded experts, with their gradients: those that it applies
+            itself to tokens for which it chooses the recorded experts, and what its router's formula gives for the
+            others. "recorded": the trace's, as constants without a gradient; in a file they are rounded to float16.
 
     Raises:
-        InputError: a recorded layer is not in the model, can't carry another decision, or the model is called with
-            other numbers of tokens than were recorded.
+        InputError: a recorded layer is not in the model, can't carry another decision, has weights that no formula
+            gives, or is called with other numbers of tokens than were recorded.
     """
     stance = torch.compiler.set_stance("force_eager") if any(map(is_compiled, model.modules())) else nullcontext()
     model = getattr(model, "_orig_mod", model)
-    sites = {site.path: site for site in require_sites(model)}
-    recorded = [layer["path"] for layer in trace.metadata.get("layers", [])]
-    missing = sorted(set(recorded) - sites.keys())
-    if missing or not recorded:
-        names = ", ".join(missing) or "no layer by its path"
-        raise InputError(f"the trace names {names}, which the model (={type(model).__name__}) lacks; replay its own")
+    rows = _rows(trace, require_sites(model), type(model).__name__)
     with ExitStack() as stack:
         stack.enter_context(stance)
-        for row, path in enumerate(recorded):
-            reel = _Reel(path, trace, row, keep_own_weights=keep_own_weights)
-            stack.enter_context(_replaced(model, sites[path], reel))
+        for site, row in rows:
+            if weights == "recorded" and trace.topk_weights is None:
+                raise InputError("topk_weights (=None) must be in the trace for weights='recorded'; record them too")
+            spec = _require_formula(model, site) if weights == "own" else None
+            stack.enter_context(_replaced(model, site, _Reel(site.path, trace, row, spec)))
         yield
+
+
+def _rows(trace: RoutingTrace, sites: list[Site], name: str) -> list[tuple[Site, int]]:
+    """Each recorded layer and its row: by path, or, where the trace knows none, by decoder layer."""
+    paths = [layer.get("path") for layer in trace.metadata.get("layers") or []]
+    by_path = {site.path: site for site in sites}
+    if paths and None not in paths:
+        missing = sorted(set(paths) - by_path.keys())
+        if missing:
+            raise InputError(f"the trace names {', '.join(missing)}, which the model (={name}) lacks; replay its own")
+        return [(by_path[path], row) for row, path in enumerate(paths)]
+    by_index = {site.layer_index: site for site in sites}
+    recorded = trace.layer_index.tolist()
+    if sorted(by_index) != sorted(recorded) or len(by_index) != len(sites):
+        raise InputError(
+            f"the trace is of decoder layers {recorded[:8]} and names no layer by its path, and the model (={name}) "
+            f"has experts in {sorted(by_index)[:8]}; replay a trace of this model"
+        )
+    return [(by_index[index], row) for row, index in enumerate(recorded)]
+
+
+def _require_formula(model: nn.Module, site: Site) -> RouterSpec:
+    formula = _formula(model, site)
+    spec = formula.spec
+    if spec is None or formula.gives != "ids and weights" or spec.selection == "sparsemixer":
+        reason = formula.note or "its weights depend on how its experts were drawn"
+        raise InputError(
+            f"weights (='own') of {site.path} for other choices than its own can't be computed: {reason}; "
+            "replay with weights='recorded'"
+        )
+    return spec
+
+
+def _formula(model: nn.Module, site: Site) -> Formula:
+    config: Any = getattr(model, "config", None)
+    if config is None:
+        return Formula(spec=None, gives="nothing", note="the model has no configuration that says its formula")
+    try:
+        return formula_from_config(config, layer_index=site.layer_index)
+    except SpecError as error:
+        return Formula(spec=None, gives="nothing", note=str(error))
 
 
 class _Reel:
     """One layer's recorded decisions, handed out pass by pass."""
 
-    def __init__(self, path: str, trace: RoutingTrace, row: int, *, keep_own_weights: bool) -> None:
-        if trace.topk_weights is None:
-            raise InputError("topk_weights (=None) must be in a trace that is replayed; record the weights too")
-        self.path, self.keep_own_weights = path, keep_own_weights
-        self.ids, self.weights = trace.topk_ids[row], trace.topk_weights[row]
+    def __init__(self, path: str, trace: RoutingTrace, row: int, spec: RouterSpec | None) -> None:
+        self.path, self.spec = path, spec
+        self.ids = trace.topk_ids[row]
+        self.weights = None if trace.topk_weights is None else trace.topk_weights[row]
         one_pass = torch.zeros(self.ids.shape[0], dtype=torch.int32)
         self.forward_id = one_pass if trace.forward_id is None else trace.forward_id
         self.next_pass = 0
+        self.logits: Tensor | None = None
 
     def replace(self, own: Choice) -> Choice:
         """The recorded decision of the next pass, in the form of the model's own."""
@@ -75,14 +120,25 @@ class _Reel:
             )
         self.next_pass += not is_recomputing()
         ids = self.ids[in_pass][:, :width].to(own.expert_ids)
-        weights = self.weights[in_pass][:, :width].to(own.combine_weights)
-        return Choice(expert_ids=ids, combine_weights=self._weights(own, ids, weights))
+        if self.spec is not None:
+            return Choice(expert_ids=ids, combine_weights=self._own_weights(own, ids, self.spec))
+        assert self.weights is not None  # `replay` has refused a trace without.
+        return Choice(expert_ids=ids, combine_weights=self.weights[in_pass][:, :width].to(own.combine_weights))
 
-    def _weights(self, own: Choice, ids: Int[Tensor, "T K"], weights: Float[Tensor, "T K"]) -> Float[Tensor, "T K"]:
-        if not self.keep_own_weights:
-            return weights
-        agrees = (own.expert_ids == ids).all(dim=1, keepdim=True)
-        return own.combine_weights.where(agrees, weights)
+    def _own_weights(self, own: Choice, ids: Tensor, spec: RouterSpec) -> Tensor:
+        """[T, K]: as the model applies them where it chose the same experts, so that no bit differs."""
+        is_same = ids[:, :, None] == own.expert_ids[:, None, :]
+        agrees = (is_same.any(2) | (ids == NO_EXPERT)).all(1) & (is_same.any(1) | (own.expert_ids == NO_EXPERT)).all(1)
+        kept = own.combine_weights.gather(1, is_same.int().argmax(2)).masked_fill(ids == NO_EXPERT, 0.0)
+        if self.logits is None:
+            raise InputError(
+                f"weights (='own') of {self.path} need its router's logits, and it returned none; "
+                "replay with weights='recorded'"
+            )
+        logits = self.logits.float()
+        scores = compute_scores(logits, score=spec.score, score_dtype=spec.score_dtype, model_dtype=self.logits.dtype)
+        computed = weigh(spec, logits, scores, ids, ids != NO_EXPERT).masked_fill(ids == NO_EXPERT, 0.0)
+        return kept.where(agrees[:, None], computed.to(kept.dtype))
 
 
 @contextmanager
@@ -93,23 +149,27 @@ def _replaced(model: nn.Module, site: Site, reel: _Reel) -> Iterator[None]:
             f"{site.path} (={site.class_name}) decides inside its own forward, where no other decision can be put; "
             "leave it out of the trace"
         )
-    handle = _hook_router(model, site, wire, reel) if wire.at_router else _hook_experts(site, wire, reel)
+    handles = [] if reel.spec is None and not wire.at_router else [_hook_router(model, site, wire, reel)]
+    if not wire.at_router:
+        handles.append(_hook_experts(site, wire, reel))
     try:
         yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 def _hook_router(model: nn.Module, site: Site, wire: Wire, reel: _Reel) -> Any:
     router = find_router(model, site)
-    assert router is not None  # Only classes with a router have such a wire.
+    assert router is not None  # Classes with such a wire have one, and so has every layer with a formula.
     assert wire.write is not None  # The caller has refused the others.
     write = wire.write
 
-    def swap(module: nn.Module, args: Any, result: Any) -> Any:
-        return write(site.module, result, reel.replace(wire.read(site.module, result)))
+    def see(module: nn.Module, args: Any, result: Any) -> Any:
+        reel.logits = wire.logits(result)
+        return write(site.module, result, reel.replace(wire.read(site.module, result))) if wire.at_router else None
 
-    return router[1].register_forward_hook(swap)
+    return router[1].register_forward_hook(see)
 
 
 def _hook_experts(site: Site, wire: Wire, reel: _Reel) -> Any:

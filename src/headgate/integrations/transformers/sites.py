@@ -48,7 +48,7 @@ def find_sites(model: nn.Module) -> list[Site]:
     sites: list[Site] = []
     for path, module in model.named_modules():
         is_inside = any(path.startswith(f"{site.path}.") for site in sites)
-        if _runs_experts(module) and not is_inside:
+        if runs_experts(module) and not is_inside:
             sites.append(_make_site(path, module))
     return sites
 
@@ -77,7 +77,8 @@ OUTSIDE_CLASSES = (
 _LOOKS_LIKE_EXPERTS = re.compile(r"(?<!Shared)(?<!Parallel)(Experts|NaiveMoe)$")
 
 
-def _runs_experts(module: nn.Module) -> bool:
+def runs_experts(module: nn.Module) -> bool:
+    """Whether a module runs experts of transformers."""
     if experts_interface(module) is not None:
         return True
     name = type(module).__name__

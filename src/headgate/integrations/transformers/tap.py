@@ -13,9 +13,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from headgate.errors import InputError
+from headgate.flow import TokenChoice
+from headgate.integrations.transformers.shape import count_experts, shape_of
 from headgate.integrations.transformers.sites import Site, find_sites
 from headgate.integrations.transformers.wires import Choice, find_router, find_selection_bias, wire_of
 from headgate.nn.tape import is_compiled, is_recomputing
+from headgate.observe.shape import ModelShape
 from headgate.observe.trace import Phase
 
 
@@ -28,12 +31,19 @@ class Decision:
         expert_ids: [T, K] int64; -1 = no expert in this slot. T runs over sequences, then positions.
         combine_weights: [T, K], as applied, in the model's dtype.
         logits: [T, E], what the score function gets; None where the router shows none, or they were not asked for.
+        is_dropped: [T, K] bool, chosen but the expert was full; None = nothing was.
     """
 
     forward_id: int
     expert_ids: Int[Tensor, "T K"]
     combine_weights: Float[Tensor, "T K"]
     logits: Float[Tensor, "T E"] | None
+    is_dropped: Bool[Tensor, "T K"] | None = None
+
+    @property
+    def choice(self) -> TokenChoice:
+        """Who goes where, in the form that Headgate's own layers give it."""
+        return TokenChoice(expert_ids=self.expert_ids, combine_weights=self.combine_weights)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,21 +87,29 @@ class LayerTape:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tape:
-    """Every decision of every MoE layer.
+class Tape(Mapping[str, list[Decision]]):
+    """Every decision of every MoE layer: a mapping of module paths to one `Decision` per forward pass.
 
     Attributes:
         layers: by module path, in model order.
         passes: one per forward pass of the model.
         config: the model's configuration.
+        shape: its widths and parameter counts; None where its weights are packed.
     """
 
     layers: Mapping[str, LayerTape]
     passes: list[ForwardPass]
     config: Any
+    shape: ModelShape | None
 
     def __getitem__(self, path: str) -> list[Decision]:
         return self.layers[path].decisions
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.layers)
+
+    def __len__(self) -> int:
+        return len(self.layers)
 
 
 @contextmanager
@@ -116,6 +134,7 @@ def tap(model: nn.Module, *, logits: bool = True) -> Iterator[Tape]:
         layers={site.path: _new_layer(model, site) for site in sites},
         passes=[],
         config=getattr(model, "config", None),
+        shape=shape_of(model, sites),
     )
     with ExitStack() as stack:
         stack.enter_context(stance)
@@ -149,14 +168,6 @@ def _new_layer(model: nn.Module, site: Site) -> LayerTape:
         num_experts=count_experts(site),
         selection_bias=None if bias is None else bias.clone(),
     )
-
-
-def count_experts(site: Site) -> int:
-    """E of a place, zero-compute experts included."""
-    names = ("total_experts", "num_experts")
-    holders = (site.module, getattr(site.module, "router", None))
-    found = [getattr(holder, name) for holder in holders for name in names if hasattr(holder, name)]
-    return int(found[0])
 
 
 @contextmanager

@@ -80,6 +80,20 @@ def wire_of(site: Site) -> Wire:
     return _WIRES.get(site.class_name, _EXPERTS)
 
 
+def is_plain(site: Site) -> bool:
+    """Whether a place's module is called with (hidden states, ids, weights) and returns the experts' sum."""
+    return site.class_name not in _WIRES
+
+
+def find_shared_experts(block: nn.Module) -> dict[str, nn.Module]:
+    """The experts of an MoE block that every token gets, by name, without their gates."""
+    return {
+        name: child
+        for name, child in block.named_children()
+        if name.startswith("shared") and not name.endswith("gate") and any(p.numel() for p in child.parameters())
+    }
+
+
 def _submodule(model: nn.Module, path: str) -> nn.Module | None:
     try:
         return model.get_submodule(path)

@@ -1,0 +1,101 @@
+"""The shape of a model of transformers: its widths, and its parameters by what they are for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torch import nn
+
+from headgate.integrations.transformers.sites import Kind, Site
+from headgate.integrations.transformers.wires import find_shared_experts
+from headgate.observe.shape import ModelShape, count_parameters
+
+_WIDTHS = ("hidden_size", "d_model", "n_embd")
+_NOT_EXPERTS = re.compile(r"(router|gate|shared\w*)\.")
+"""Children of a block that is called as a whole, and are no routed experts."""
+
+
+def shape_of(model: nn.Module, sites: Sequence[Site]) -> ModelShape | None:
+    """Measure a model; None where an expert's weights are packed, so that their numbers count something else.
+
+    Args:
+        model: of transformers.
+        sites: where its experts are.
+    """
+    config: Any = getattr(model, "config", None)
+    text: Any = None if config is None else config.get_text_config()
+    experts = {site.path: _routed_parameters(site) for site in sites}
+    if any(site.kind is Kind.OTHER_INTERFACE for site in sites) or not all(
+        parameter.is_floating_point() for parameters in experts.values() for parameter in parameters
+    ):
+        return None
+    shared = _shared_experts(model, sites)
+    total, always = count_parameters(model), count_parameters(*shared)
+    routed = sum(parameter.numel() for parameters in experts.values() for parameter in parameters)
+    d_model = _first(text, _WIDTHS)
+    first = next(iter(experts.values()), [])
+    return ModelShape(
+        d_model=d_model,
+        d_ff=_expert_width(sites[0].module, first, d_model),
+        num_layers=_first(text, ("num_hidden_layers", "num_layers")),
+        vocab_size=_first(text, ("vocab_size",)),
+        dtype=str(first[0].dtype).removeprefix("torch.") if first else "unknown",
+        num_parameters=total,
+        num_expert_parameters=max(
+            sum(parameter.numel() for parameter in experts[site.path]) // _num_routed(site) for site in sites
+        ),
+        num_routed_parameters=routed,
+        num_shared_parameters=always,
+        num_other_parameters=total - routed - always,
+    )
+
+
+def count_experts(site: Site) -> int:
+    """E of a place, zero-compute experts included."""
+    names = ("total_experts", "num_experts")
+    holders = (site.module, getattr(site.module, "router", None))
+    found = [getattr(holder, name) for holder in holders for name in names if hasattr(holder, name)]
+    return int(found[0])
+
+
+def _num_routed(site: Site) -> int:
+    """E of a place, of experts that have weights."""
+    return int(getattr(site.module, "num_routed_experts", count_experts(site)))
+
+
+def _routed_parameters(site: Site) -> list[nn.Parameter]:
+    named = site.module.named_parameters()
+    if site.class_name == "DogeCDMoE":
+        # A dense MLP, and experts that are a row of each of two embeddings.
+        return [parameter for path, parameter in named if path.startswith(("down_embed", "up_embed"))]
+    return [parameter for path, parameter in named if not _NOT_EXPERTS.match(path)]
+
+
+def _shared_experts(model: nn.Module, sites: Iterable[Site]) -> list[nn.Module]:
+    parents = [model.get_submodule(site.path.rpartition(".")[0]) for site in sites]
+    blocks = {id(block): block for block in (*parents, *(site.module for site in sites))}
+    return [shared for block in blocks.values() for shared in find_shared_experts(block).values()]
+
+
+def _expert_width(experts: Any, parameters: Sequence[nn.Parameter], d_model: int | None) -> int | None:
+    """F: the least width that an expert's matrices have besides D, since gate and up may be stacked to 2F."""
+    if type(experts).__name__ == "DogeCDMoE":
+        return 1
+    if hasattr(experts, "ffn_hidden_size"):  # DBRX keeps all experts' rows in one matrix.
+        return int(experts.ffn_hidden_size)
+    # Stacked matrices have three axes, and then two axes are a bias.
+    num_axes = max((parameter.dim() for parameter in parameters), default=0)
+    others = []
+    for parameter in parameters:
+        widths = list(parameter.shape[-2:])
+        if parameter.dim() == num_axes and d_model in widths:
+            widths.remove(d_model)
+            others += widths
+    return min(others, default=None)
+
+
+def _first(config: Any, names: Iterable[str]) -> int | None:
+    values = (getattr(config, name, None) for name in names)
+    return next((value for value in values if isinstance(value, int)), None)
