@@ -34,7 +34,7 @@ def test_nothing_serious_in_any_step(open_file, trace_file):
 
 
 def test_nothing_serious_in_any_colouring(page):
-    for name in ("weight", "margin", "entropy", "dropped", "expert"):
+    for name in ("margin", "expert"):
         page.get_by_label("coloured by").select_option(name)
         assert serious(page, "#text") == [], name
 

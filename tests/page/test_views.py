@@ -205,10 +205,12 @@ def test_a_narrow_screen_has_nothing_beside_it(open_file, trace_file):
         page.get_by_role("button", name="next →").click(force=True)
 
 
-def test_print_is_light_and_shows_the_text_from_its_beginning(open_file, trace_file):
+def test_print_is_light_and_has_the_text_from_its_beginning_and_all_six_steps(open_file, trace_file):
     page = open_file(trace_file, color_scheme="dark")
     page.emulate_media(media="print", color_scheme="dark")
     page.wait_for_function("() => document.querySelector('.text-frame').style.height === 'auto'")
     assert page.locator("#text .chip").first.get_attribute("data-token") == "0"
     assert page.locator("#text .chip").count() == 240
     assert not page.locator(".turn").is_visible()
+    assert page.locator("#walk .sentence").count() == 6
+    assert page.locator(".page").evaluate("e => getComputedStyle(e).backgroundColor") == "rgb(255, 255, 255)"

@@ -25,7 +25,7 @@ export function Header({ title, traces, theme, setTheme, has }: HeaderProps) {
   const notes = [...new Set(traces.flatMap(({ facts }) => [facts.note, facts.cut].filter((text) => text !== null)))];
   return (
     <header>
-      <div class="bar">
+      <div class="top">
         <nav aria-label="Parts of this page">
           {places.map(([id, name]) => (
             <a key={id} href={`#${id}`} onClick={goTo}>

@@ -67,8 +67,8 @@ test("norms: a sum longer than its parts is called out", () => {
 });
 
 test("weights are summed where they were recorded", () => {
-  expect(sayWeights(facts, { ...LAYER, normalises: "by their sum" })).toBe(
-    "The weights add up to 1.000. Normalisation: by their sum.",
+  expect(sayWeights(facts, { ...LAYER, normalises: "sum" })).toBe(
+    "The weights add up to 1.000: each was divided by the sum of all chosen.",
   );
   expect(sayWeights({ ...facts, weightSum: null }, LAYER)).toBeNull();
 });

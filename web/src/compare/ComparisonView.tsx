@@ -25,7 +25,12 @@ export function ComparisonView(props: ComparisonViewProps) {
       <h3>A against B</h3>
       <p class="sentence">{comparison.facts.sentence}</p>
       <div class="comparison-parts">
-        <AgreementTable layers={comparison.facts.layers} trace={traces[0] as Trace} />
+        <div>
+          <p>
+            <b>Layer by layer.</b> How many of a token’s experts stayed, in the mean.
+          </p>
+          <AgreementTable layers={comparison.facts.layers} trace={traces[0] as Trace} />
+        </div>
         <MostChanged {...props} />
       </div>
     </div>

@@ -167,11 +167,6 @@ export class Trace {
     return [0, this.numTokens];
   }
 
-  /** Whether a token begins a sequence that is not the first. */
-  startsSequence(token: number): boolean {
-    return token > 0 && this.sequence(token)[0] === token;
-  }
-
   /** The tokens that ran together with this one in a layer. */
   pass(l: number, token: number): Pass {
     const id = this.ofToken("forward_id", token);

@@ -18,8 +18,6 @@ export interface Palette {
 }
 
 /** Loads beyond a quarter and four times an even share have the colours of these. */
-export const LOAD_OCTAVES = 2;
-
 function makeLoad(stops: readonly string[], dead: string): (times: number) => string {
   const scale = scaleLinear<string>().domain([-2, -1, 0, 1, 2]).range(stops).clamp(true);
   return (times) => (times > 0 ? scale(Math.log2(times)) : dead);

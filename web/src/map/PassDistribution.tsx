@@ -55,7 +55,7 @@ function Histogram({ ratios, width, marks }: HistogramProps) {
     .domain([0, max(bins, (group) => group.length) ?? 1])
     .range([0, BASE - 20]);
   return (
-    <svg width={width} height={HEIGHT} aria-hidden="true">
+    <svg width={width} height={HEIGHT} viewBox={`0 0 ${width} ${HEIGHT}`} aria-hidden="true">
       {bins.map((group) => (
         <rect
           key={group.x0}

@@ -15,6 +15,8 @@ const LINE_HEIGHT = 28;
 const HEIGHT = 420;
 /** A printed page shows the text from its beginning, and says how far. */
 const PRINTED_LINES = 60;
+/** What an A4 page has beside its margins, in CSS pixels. */
+const PRINTED_WIDTH = 660;
 
 interface TextViewProps {
   readonly trace: Trace;
@@ -34,7 +36,8 @@ export function TextView({ trace, side, comparison, selection, select }: TextVie
   const token = selection.tokens[side] ?? null;
   const numDigits = quantity.isExpert ? String(trace.numExperts(selection.layer) - 1).length : 0;
   const widths = useMemo(() => measureChips(trace, numDigits), [trace, numDigits]);
-  const lines = useMemo(() => layTokens(trace, widths, width), [trace, widths, width]);
+  const frameWidth = isPrint ? Math.min(width, PRINTED_WIDTH) : width;
+  const lines = useMemo(() => layTokens(trace, widths, frameWidth), [trace, widths, frameWidth]);
   const [first, last] = useScroll(frame, lines, token);
   const [begin, end] = isPrint ? [0, Math.min(PRINTED_LINES, lines.length)] : [first, Math.min(last, lines.length)];
   const choose = (chosen: number) => select({ tokens: comparison?.tokens(side, chosen) ?? [chosen] });

@@ -126,7 +126,7 @@ function acrossLayersQuantity(trace: Trace, expert: number): Quantity {
   };
 }
 
-/** Dark is change: the fraction of a token's experts that the two traces do not share. */
+/** Dark is change. Of many experts mostly one changes: the root lets that be seen. */
 function overlapQuantity(trace: Trace, comparison: Comparison, layer: number, side: number): Quantity {
   const topK = trace.layer(layer).top_k;
   const shared = (token: number) => {
@@ -140,7 +140,7 @@ function overlapQuantity(trace: Trace, comparison: Comparison, layer: number, si
     high: "none",
     value: (token) => {
       const overlap = shared(token);
-      return overlap === null ? null : 1 - Math.min(1, overlap / topK);
+      return overlap === null ? null : Math.sqrt(1 - Math.min(1, overlap / topK));
     },
     label: (token) => {
       const overlap = shared(token);

@@ -48,7 +48,13 @@ function RowChart({ facts, width }: { facts: WalkFacts; width: number }) {
   const mine = new Set(facts.ran.map((choice) => choice.expert));
   const isRight = slowest > rows.length / 2;
   return (
-    <svg width={width} height={HEIGHT} role="img" aria-label="Rows of each expert in this pass">
+    <svg
+      width={width}
+      height={HEIGHT}
+      viewBox={`0 0 ${width} ${HEIGHT}`}
+      role="img"
+      aria-label="Rows of each expert in this pass"
+    >
       {rows.map((count, expert) => (
         <rect
           key={expert}

@@ -25,7 +25,13 @@ export function ScoreChart({ scores, numPicked, isBiased, width }: ScoreChartPro
   const cut = numPicked * column;
   const isLate = cut > width / 2;
   return (
-    <svg width={width} height={HEIGHT} role="img" aria-label="Scores of all experts, sorted">
+    <svg
+      width={width}
+      height={HEIGHT}
+      viewBox={`0 0 ${width} ${HEIGHT}`}
+      role="img"
+      aria-label="Scores of all experts, sorted"
+    >
       {scores.map(({ expert, raw, ranked }, rank) => (
         <g key={expert}>
           <rect

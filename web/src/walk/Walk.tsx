@@ -1,6 +1,6 @@
-import { useRef } from "preact/hooks";
 import type { Comparison } from "../data/comparison";
 import type { Trace } from "../data/trace";
+import { useMedia } from "../draw/theme";
 import type { Select, Selection } from "../selection";
 import { Sides } from "../sides";
 import { LayerSelect } from "../text/LayerSelect";
@@ -17,13 +17,14 @@ interface WalkProps {
 
 /** One token through one layer, in six steps: next, back, or the arrow keys. */
 export function Walk({ traces, comparison, selection, select }: WalkProps) {
-  const section = useRef<HTMLElement>(null);
   const { step } = selection;
+  const isPrint = useMedia("print");
+  // Paper can't be turned to the next step: it has them all.
+  const shown = isPrint ? STEPS.map((_, i) => i) : [step];
   const go = (to: number) => select({ step: Math.max(0, Math.min(STEPS.length - 1, to)) });
   return (
     <section
       id="walk"
-      ref={section}
       aria-labelledby="walk-title"
       tabIndex={-1}
       onKeyDown={(event) => {
@@ -46,14 +47,17 @@ export function Walk({ traces, comparison, selection, select }: WalkProps) {
           ))}
         </ol>
       </nav>
-      <Sides
-        traces={traces}
-        view={(trace, side) => {
-          const token = selection.tokens[side] ?? null;
-          if (token === null) return <p class="fine">This token has no counterpart in this trace.</p>;
-          return <WalkStep trace={trace} layer={selection.layer} token={token} step={step} isAnnounced={side === 0} />;
-        }}
-      />
+      {shown.map((one) => (
+        <Sides
+          key={isPrint ? one : "step"}
+          traces={traces}
+          view={(trace, side) => {
+            const token = selection.tokens[side] ?? null;
+            if (token === null) return <p class="fine">This token has no counterpart in this trace.</p>;
+            return <WalkStep trace={trace} layer={selection.layer} token={token} step={one} isAnnounced={side === 0} />;
+          }}
+        />
+      ))}
       <div class="turn">
         <button type="button" onClick={() => go(step - 1)} disabled={step === 0}>
           ← back

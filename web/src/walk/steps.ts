@@ -66,13 +66,19 @@ export function sayNorms(facts: WalkFacts): string | null {
   // Norms are stored in half precision: each is within 2^-11 of itself.
   const isPossible = outputNorm <= total * (1 + 2 ** -10);
   const verdict = isPossible
-    ? "as it must be, at most that: they partly point different ways"
-    : "more than that, so something that was not recorded adds to it";
-  return `The parts’ lengths add up to ${formatScore(total)}; the output’s length is ${formatScore(outputNorm)}, ${verdict}.`;
+    ? "no longer than that, as it must be, and shorter the more the parts point different ways"
+    : "longer than that, so something that was not recorded adds to it";
+  return `The parts’ lengths add up to ${formatScore(total)}; the output’s length is ${formatScore(outputNorm)}: ${verdict}.`;
 }
+
+/** By the names of RouterSpec.normalise. */
+const NORMALISATIONS: Readonly<Record<string, string>> = {
+  none: ": they are the scores, not normalised",
+  sum: ": each was divided by the sum of all chosen",
+  softmax: ": a softmax over the chosen made them",
+};
 
 export function sayWeights({ weightSum }: WalkFacts, layer: Layer): string | null {
   if (weightSum === null) return null;
-  const rule = layer.normalises ? ` Normalisation: ${layer.normalises}.` : "";
-  return `The weights add up to ${formatScore(weightSum)}.${rule}`;
+  return `The weights add up to ${formatScore(weightSum)}${NORMALISATIONS[layer.normalises ?? ""] ?? ""}.`;
 }
