@@ -1,6 +1,7 @@
 """report and plot: what they write and print, and what they refuse."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -109,8 +110,8 @@ def test_watch_serves_until_ctrl_c(tmp_path):
         '{"step": 1, "loss": 2.5, "num_tokens": 4, "duration_s": 1, "expert_counts": [[1, 3]]}\n'
     )
     command = [sys.executable, "-m", "headgate", "report", "--watch", str(tmp_path)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}, **pipes) as process:
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": {**os.environ, "PYTHONUNBUFFERED": "1"}}
+    with subprocess.Popen(command, text=True, **options) as process:
         try:
             url = process.stdout.readline().strip()
             with urllib.request.urlopen(f"{url}state", timeout=10) as answer:
