@@ -70,7 +70,9 @@ def record_sample(model: nn.Module, corpus: Corpus, tokenizer: Tokenizer, config
     # At even distances: the load on one topic is not that on the text.
     pieces = pieces[torch.linspace(0, len(pieces) - 1, number).round().long()]
     with tap(model) as tape, measure_norms(model) as norms, torch.inference_mode():
-        model(pieces[:, :-1].to(config.training.device))
+        # Each passage in a pass of its own, so that the passes can be told apart.
+        for piece in pieces:
+            model(piece[None, :-1].to(config.training.device))
     return record_routings(model, tape, pieces, tokenizer, config, norms)
 
 
