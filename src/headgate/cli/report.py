@@ -23,11 +23,11 @@ _STYLES = {"healthy": "green", "imbalanced": "yellow", "collapsed": "bold red", 
 def report(
     first: Annotated[
         Path | None,
-        typer.Argument(metavar="[TRACE]", help="A trace, or a folder with one; default runs/demo.", show_default=False),
+        typer.Argument(metavar="TRACE", help="A trace, or a folder with one; default runs/demo.", show_default=False),
     ] = None,
     second: Annotated[
         Path | None,
-        typer.Argument(metavar="[TRACE2]", help="Another one of the same tokens, to compare.", show_default=False),
+        typer.Argument(metavar="TRACE2", help="Another one of the same tokens, to compare.", show_default=False),
     ] = None,
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="FILE", help="The file to write; an older page is replaced.")
