@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from headgate.observe.health import LayerHealth
-from headgate.observe.noted import NotedLayer
 from headgate.observe.layer_summary import LayerSummary
+from headgate.observe.noted import NotedLayer
 from headgate.observe.summary import TraceSummary
 from headgate.spec.words import describe_in_symbols
 
