@@ -26,7 +26,7 @@ extern "C" {
 #endif
 
 /* Raised by one whenever a signature or a contract in this file changes. The loader refuses any other value. */
-#define HEADGATE_ABI_VERSION 4
+#define HEADGATE_ABI_VERSION 5
 
 typedef enum headgate_status {
   HEADGATE_OK = 0,
@@ -121,7 +121,8 @@ typedef struct headgate_experts {
   const int64_t* expert_offsets; /* [E + 1]; rows from expert_offsets[E] on return their input */
   const int64_t* row_order;      /* [R], rows sorted by token, then by slot */
   const int64_t* token_offsets;  /* [T + 1], where each token's rows begin in row_order */
-  const float* row_weights;      /* [R] */
+  const float* row_weights;      /* [R]; by slot where slot_of_row is not null */
+  const int64_t* slot_of_row;    /* [R], row r weighs row_weights[slot_of_row[r]]; null = row_weights[r] */
   headgate_matrices up;          /* U x D each */
   headgate_matrices down;        /* D x F each */
 } headgate_experts;
@@ -140,6 +141,24 @@ typedef struct headgate_experts {
  * (of 2 bytes where bfloat16 is multiplied as such, else 4), 256 * R' bytes and 16 MiB; it is freed before the call
  * returns. */
 HEADGATE_API int headgate_experts_forward(const headgate_experts* experts, void* y, void* up_rows);
+
+/* Which experts each token chose.
+ *
+ *   expert_ids       [T, K]  int64, or int32 where ids_are_32_bits; an id outside [0, E) has no row
+ *   combine_weights  [T, K]  of the headgate_dtype weights_dtype
+ *   top_k            K, at least 1 */
+typedef struct headgate_choice {
+  const void* expert_ids;
+  int ids_are_32_bits;
+  const void* combine_weights;
+  int weights_dtype;
+  int64_t top_k;
+} headgate_choice;
+
+/* Makes the plan of a choice and runs headgate_experts_forward on it. Of `experts`, the plan's fields (num_rows,
+ * token_of_row, expert_offsets, row_order, token_offsets, row_weights, slot_of_row) are not read. Working memory: also
+ * 48 bytes for each slot. */
+HEADGATE_API int headgate_experts_on_choice(const headgate_experts* experts, const headgate_choice* choice, void* y);
 
 /* The experts' gradients, from that of y. All but `row_weights` are of the experts' dtype and contiguous; outputs that
  * are null are not computed. An expert without rows gets zeros.

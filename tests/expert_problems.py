@@ -10,7 +10,7 @@ from torch import Tensor
 from headgate.dispatch import find_drops, plan_token_choice
 from headgate.flow import DispatchPlan
 from headgate.kernels import native
-from headgate.kernels.experts import ISAS
+from headgate.kernels.experts_call import ISAS
 from headgate.spec import ExpertSpec
 
 SPECS = {
@@ -78,18 +78,10 @@ def make_problem(shape: tuple[int, int, int, int, int], spec: ExpertSpec, dtype:
     )
 
 
-def function_of(spec: ExpertSpec) -> dict[str, object]:
-    fields = dataclasses.asdict(spec)
-    del fields["bias"]
-    return fields
-
-
 def arguments_of(problem: Problem, *, isa: str = "best") -> tuple[object, ...]:
     """What the operations take."""
     plan = problem.plan
     row_weights = problem.combine_weights.flatten()[plan.slot_of_row]
     order = (plan.token_of_row, plan.expert_offsets, plan.row_order, plan.token_offsets)
     matrices = (problem.up, problem.down, problem.up_bias, problem.down_bias)
-    s = problem.spec
-    function = (s.activation, s.gated, s.interleaved, s.clamp, s.sigmoid_slope, s.up_offset)
-    return (problem.x, *order, row_weights, *matrices, *function, isa)
+    return (problem.x, *order, row_weights, *matrices, *problem.spec.function, isa)

@@ -18,7 +18,8 @@ from support.memory import peak_growth_bytes
 from torch import Tensor
 
 from expert_problems import SPECS, Problem, arguments_of, make_problem
-from headgate.kernels.experts import DTYPES, experts, experts_for_training, experts_gradients
+from headgate.kernels.experts import experts, experts_for_training, experts_gradients
+from headgate.kernels.experts_call import DTYPES
 
 SHAPES = {
     # T, D, F, E, K

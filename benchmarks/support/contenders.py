@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from headgate.dispatch import find_drops, plan_token_choice
 from headgate.experts import ExpertWeights, run_experts
+from headgate.kernels.function import ExpertFunction
 from support.problem import Problem, Shape
 
 DEFAULT_RIVAL = "grouped_mm"
@@ -64,11 +64,9 @@ def headgate_contender(problem: Problem) -> Contender:
     plan = plan_token_choice(ids, find_drops(ids, None), num_experts=problem.shape.num_experts, is_dropless=True)
     weights = ExpertWeights(up=problem.gate_up, down=problem.down)
     combine_weights = problem.combine_weights.clone().requires_grad_(problem.x.requires_grad)
-    options: dict[str, Any] = {"apply_to": "output", "activation": "silu", "gated": True, "interleaved": False}
-    options |= {"clamp": None, "sigmoid_slope": 1.0, "up_offset": 0.0}
 
     def run() -> Tensor:
-        return run_experts(problem.x, plan, combine_weights, weights, **options)
+        return run_experts(problem.x, plan, combine_weights, weights, ExpertFunction())
 
     return Contender(name="headgate", run=run, leaves=(problem.x, problem.gate_up, problem.down, combine_weights))
 

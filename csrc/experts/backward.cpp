@@ -180,7 +180,9 @@ int headgate_experts_backward(const headgate_experts* experts, const headgate_gr
   const ExpertsKernels* const kernels = isa < 0 ? nullptr : find_experts_kernels(isa, experts->dtype);
   if (kernels == nullptr) return HEADGATE_BAD_ARGUMENT;
   try {
-    return Backward(*experts, *kernels, *gradients).run();
+    std::vector<float> weights;
+    const headgate_experts weighed = weigh_rows(*experts, weights);
+    return Backward(weighed, *kernels, *gradients).run();
   } catch (const std::bad_alloc&) {
     return HEADGATE_OUT_OF_MEMORY;
   }

@@ -76,7 +76,8 @@ int headgate_experts_forward(const headgate_experts* experts, void* y, void* up_
   const ExpertsKernels* const kernels = isa < 0 ? nullptr : find_experts_kernels(isa, experts->dtype);
   if (kernels == nullptr) return HEADGATE_BAD_ARGUMENT;
   try {
-    return run(*experts, *kernels, y, up_rows);
+    std::vector<float> weights;
+    return run(weigh_rows(*experts, weights), *kernels, y, up_rows);
   } catch (const std::bad_alloc&) {
     return HEADGATE_OUT_OF_MEMORY;
   }

@@ -79,6 +79,16 @@ bool is_valid(const headgate_experts& e) {
          is_strided(e.up) && is_strided(e.down);
 }
 
+headgate_experts weigh_rows(const headgate_experts& e, std::vector<float>& weights) {
+  headgate_experts weighed = e;
+  if (e.slot_of_row == nullptr) return weighed;
+  weights.resize(static_cast<std::size_t>(e.num_rows));
+  for (std::size_t row = 0; row < weights.size(); ++row) weights[row] = e.row_weights[e.slot_of_row[row]];
+  weighed.row_weights = weights.data();
+  weighed.slot_of_row = nullptr;
+  return weighed;
+}
+
 std::int64_t up_width(const headgate_experts& e) { return (e.function.is_gated ? 2 : 1) * e.d_ff; }
 
 std::int64_t packed_row_bytes(std::int64_t num_inputs, const Packing& packing) {

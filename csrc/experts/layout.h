@@ -47,6 +47,9 @@ headgate_matrices transpose(const headgate_matrices& matrices);
 
 bool is_valid(const headgate_experts& experts);
 
+// The same experts with weights by row; `weights` is their memory where they came by slot.
+headgate_experts weigh_rows(const headgate_experts& experts, std::vector<float>& weights);
+
 // U: gate and up together.
 std::int64_t up_width(const headgate_experts& experts);
 

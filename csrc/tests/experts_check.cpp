@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -48,6 +49,40 @@ void require_same_bits(const char* what, const ExactMemory& one, const ExactMemo
   require(size == 0 || std::memcmp(one.data(), other.data(), size) == 0, what);
 }
 
+// The same rows by way of a choice, one slot per row and token: weights by slot, ids of either width, and no plan.
+void compare_choice(Random& random, const ExpertsProblem& problem, const ExactMemory& y) {
+  const headgate_experts& call = problem.call;
+  std::int64_t most = 1;
+  for (std::int64_t t = 0; t < call.num_tokens; ++t) {
+    most = std::max(most, call.token_offsets[t + 1] - call.token_offsets[t]);
+  }
+  // Zero-compute experts are no business of a choice, and rows of a token are added in the order of its slots.
+  if (problem.num_computed() != call.num_rows) return;
+  const std::int64_t num_slots = call.num_tokens * most;
+  const bool are_narrow = random.one_in(2);
+  const ExactArray<std::int64_t> wide(num_slots);
+  const ExactArray<std::int32_t> narrow(num_slots);
+  const ExactArray<float> weights(num_slots);
+  for (std::int64_t slot = 0; slot < num_slots; ++slot) {
+    const std::int64_t t = slot / most, place = call.token_offsets[t] + slot % most;
+    const bool is_row = place < call.token_offsets[t + 1];
+    const std::int64_t row = is_row ? call.row_order[place] : 0;
+    const std::int64_t nobody = random.one_in(2) ? -1 : call.num_experts;
+    wide[slot] = is_row ? problem.plan.expert_of_row[static_cast<std::size_t>(row)] : nobody;
+    narrow[slot] = static_cast<std::int32_t>(wide[slot]);
+    weights[slot] = is_row ? call.row_weights[row] : 1.0f;
+  }
+  const void* const ids = are_narrow ? static_cast<const void*>(narrow.data()) : wide.data();
+  const headgate_choice choice{ids, are_narrow, weights.data(), HEADGATE_FLOAT32, most};
+  headgate_experts unplanned = call;
+  unplanned.num_rows = -1;
+  unplanned.token_of_row = unplanned.expert_offsets = unplanned.row_order = unplanned.token_offsets = nullptr;
+  unplanned.row_weights = nullptr;
+  const ExactMemory chosen = make_nans(call.num_tokens * call.d_model, call.dtype, 0);
+  require(headgate_experts_on_choice(&unplanned, &choice, chosen.data()) == HEADGATE_OK, "status on a choice");
+  require_same_bits("a choice gives other bits than its plan", y, chosen);
+}
+
 void compare_forward(Random& random, const ExpertsProblem& problem) {
   const headgate_experts& call = problem.call;
   const std::int64_t y_size = call.num_tokens * call.d_model, up_size = problem.num_computed() * problem.up_width();
@@ -64,6 +99,7 @@ void compare_forward(Random& random, const ExpertsProblem& problem) {
   const ExactMemory again = make_nans(y_size, call.dtype, 0);
   require(headgate_experts_forward(&alone, again.data(), nullptr) == HEADGATE_OK, "status of one thread");
   require_same_bits("one thread and no up_rows give other bits", y, again);
+  compare_choice(random, problem, y);
 }
 
 ExactMemory make_numbers(Random& random, std::int64_t size, int dtype) {

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from headgate.flow import DispatchPlan
 from headgate.kernels.dispatcher import is_seen_by_python
-from headgate.kernels.experts import experts, experts_for_training, is_backend, run_forward
+from headgate.kernels.experts import Problem, experts, experts_for_training, is_backend, run_chosen, run_rows
+from headgate.kernels.experts_call import DTYPES, Rows, Weights
+from headgate.kernels.function import ExpertFunction
 from headgate.kernels.grouped import grouped_linear
 from headgate.kernels.rows import combine_rows, gather_rows
 
@@ -34,31 +37,22 @@ class ExpertWeights:
     down_bias: Float[Tensor, "E D"] | None = None
 
 
-def activate(
-    hidden: Float[Tensor, "... U"],
-    *,
-    activation: Literal["silu", "gelu", "gelu_tanh", "relu"],
-    gated: bool,
-    interleaved: bool,
-    clamp: float | None,
-    sigmoid_slope: float,
-    up_offset: float,
-) -> Float[Tensor, "... F"]:
+def activate(hidden: Float[Tensor, "... U"], function: ExpertFunction) -> Float[Tensor, "... F"]:
     """Apply an expert's nonlinearity: act(gate) * (up + up_offset), or act(hidden) without a gate.
 
     Args:
         hidden: [..., 2F] (gate and up, concatenated or interleaved) or [..., F].
-        activation, gated, interleaved, clamp, sigmoid_slope, up_offset: see `ExpertSpec`.
+        function: see `ExpertSpec`.
 
     Returns:
         [..., F], same dtype.
 
     Example:
         >>> import torch
-        >>> options = {"interleaved": False, "clamp": None, "sigmoid_slope": 1.0, "up_offset": 0.0}
-        >>> activate(torch.tensor([[-1.0, 2.0, 3.0, 4.0]]), activation="relu", gated=True, **options).tolist()
+        >>> activate(torch.tensor([[-1.0, 2.0, 3.0, 4.0]]), ExpertFunction(activation="relu")).tolist()
         [[0.0, 8.0]]
     """
+    activation, gated, interleaved, clamp, sigmoid_slope, up_offset = function
     if not gated:
         return _apply_activation(hidden, activation, sigmoid_slope)
     gate, up = (hidden[..., ::2], hidden[..., 1::2]) if interleaved else hidden.chunk(2, dim=-1)
@@ -82,14 +76,9 @@ def run_experts(
     plan: DispatchPlan,
     combine_weights: Float[Tensor, "A B"],
     weights: ExpertWeights,
+    function: ExpertFunction,
     *,
-    apply_to: Literal["output", "input"],
-    activation: Literal["silu", "gelu", "gelu_tanh", "relu"],
-    gated: bool,
-    interleaved: bool,
-    clamp: float | None,
-    sigmoid_slope: float,
-    up_offset: float,
+    apply_to: Literal["output", "input"] = "output",
     batch_invariant: bool = False,
 ) -> Float[Tensor, "T D"]:
     """Run the experts on the plan's rows and add each token's weighted outputs.
@@ -102,8 +91,8 @@ def run_experts(
         plan: rows for E experts or more; those beyond the weights are zero-compute.
         combine_weights: of the choice that the plan was made from, [T, K] or [E, C].
         weights: of E experts.
+        function: what an expert computes between its projections.
         apply_to: whether a combine weight multiplies the expert's "output" or "input".
-        activation, gated, interleaved, clamp, sigmoid_slope, up_offset: see `ExpertSpec`.
         batch_invariant: take the native kernel, whose order of summation is one for every batch, also where another
             backend would be faster.
 
@@ -119,49 +108,73 @@ def run_experts(
         >>> ids = torch.tensor([[0], [1]])
         >>> plan = plan_token_choice(ids, find_drops(ids, None), num_experts=2, is_dropless=True)
         >>> weights = ExpertWeights(up=torch.tensor([[[1.0]], [[10.0]]]), down=torch.ones(2, 1, 1))
-        >>> options = {"interleaved": False, "clamp": None, "sigmoid_slope": 1.0, "up_offset": 0.0}
         >>> x, combine_weights = torch.tensor([[2.0], [3.0]]), torch.tensor([[0.5], [1.0]])
-        >>> fields = {"apply_to": "output", "activation": "relu", "gated": False}
-        >>> run_experts(x, plan, combine_weights, weights, **fields, **options).tolist()
+        >>> function = ExpertFunction(activation="relu", gated=False)
+        >>> run_experts(x, plan, combine_weights, weights, function).tolist()
         [[1.0], [30.0]]
     """
-    function = (activation, gated, interleaved, clamp, sigmoid_slope, up_offset)
-    row_weights = combine_weights.flatten().index_select(0, plan.slot_of_row)
-    way = (plan.token_of_row, plan.row_order, plan.token_offsets)
     is_fused = batch_invariant or is_backend(x, plan.token_of_row.shape[0], weights.up.shape[0])
+    order = (plan.row_order, plan.token_offsets)
     if apply_to == "output" and is_fused:
-        return _run_fused(x, way, plan.expert_offsets, row_weights, weights, function)
-    rows = gather_rows(x, *way, plan.max_rows_per_token)
+        rows = Rows(plan.token_of_row, plan.expert_offsets, *order, combine_weights.flatten(), plan.slot_of_row)
+        return _run_fused(x, rows, weights, function)
+    row_weights = combine_weights.flatten().index_select(0, plan.slot_of_row)
+    gathered = gather_rows(x, plan.token_of_row, *order, plan.max_rows_per_token)
     if apply_to == "input":
-        rows = rows * row_weights.to(rows.dtype)[:, None]
+        gathered = gathered * row_weights.to(gathered.dtype)[:, None]
         row_weights = torch.ones_like(row_weights)
     if is_fused:
-        one_each = torch.arange(rows.shape[0] + 1, device=x.device)
-        own_way = (one_each[:-1], one_each[:-1], one_each)
-        out = _run_fused(rows, own_way, plan.expert_offsets, torch.ones_like(row_weights), weights, function)
+        out = _run_fused(gathered, _one_row_each(gathered, plan.expert_offsets), weights, function)
     else:
-        out = _run_in_steps(rows, plan, weights, function)
-    y: Tensor = combine_rows(out, row_weights, *way, plan.max_rows_per_token)
+        out = _run_in_steps(gathered, plan, weights, function)
+    y: Tensor = combine_rows(out, row_weights, plan.token_of_row, *order, plan.max_rows_per_token)
     return y
 
 
-def run_expert(
+def is_one_call(
     x: Float[Tensor, "T D"],
+    expert_ids: Int[Tensor, "T K"],
+    combine_weights: Float[Tensor, "T K"],
     weights: ExpertWeights,
-    *,
-    activation: Literal["silu", "gelu", "gelu_tanh", "relu"],
-    gated: bool,
-    interleaved: bool,
-    clamp: float | None,
-    sigmoid_slope: float,
-    up_offset: float,
+) -> bool:
+    """Whether `run_choice` can run these: natively, without a gradient, and nothing watches the operations."""
+    tensors = (x, combine_weights, *_matrices(weights))
+    is_native = is_backend(x, expert_ids.numel(), weights.up.shape[0]) and combine_weights.dtype in DTYPES
+    return is_native and not _needs_gradient(tensors) and not _is_seen(tensors)
+
+
+def run_choice(
+    x: Float[Tensor, "T D"],
+    expert_ids: Int[Tensor, "T K"],
+    combine_weights: Float[Tensor, "T K"],
+    weights: ExpertWeights,
+    function: ExpertFunction,
 ) -> Float[Tensor, "T D"]:
+    """Run the experts that each token chose, where `is_one_call`: one native call makes the plan, too, and forgets it.
+
+    Args:
+        x: [T, D], the dtype of the weights.
+        expert_ids: [T, K] int64 or int32; an id outside [0, E) has no expert here.
+        combine_weights: [T, K] float32, float16 or bfloat16.
+        weights: of E experts.
+        function: what an expert computes between its projections.
+
+    Returns:
+        [T, D] in the dtype of `x`: the same bits as `run_experts` gives on the plan of the choice.
+
+    Raises:
+        BackendError: the native library is missing.
+    """
+    return run_chosen(x, expert_ids, combine_weights, _matrices(weights), function)
+
+
+def run_expert(x: Float[Tensor, "T D"], weights: ExpertWeights, function: ExpertFunction) -> Float[Tensor, "T D"]:
     """Run one expert on every token, by the native kernel.
 
     Args:
         x: [T, D] on the CPU, float32, float16 or bfloat16, the dtype of the weights.
         weights: of a single expert, E = 1.
-        activation, gated, interleaved, clamp, sigmoid_slope, up_offset: see `ExpertSpec`.
+        function: what the expert computes between its projections.
 
     Returns:
         [T, D] in the dtype of `x`. A token's output has the same bits alone and in any batch.
@@ -169,44 +182,50 @@ def run_expert(
     Raises:
         BackendError: the native library is missing.
     """
-    num_tokens = x.shape[0]
-    one_each = torch.arange(num_tokens + 1)
-    way = (one_each[:-1], one_each[:-1], one_each)
-    function = (activation, gated, interleaved, clamp, sigmoid_slope, up_offset)
-    offsets = torch.stack((one_each[0], one_each[-1]))
-    return _run_fused(x, way, offsets, torch.ones(num_tokens), weights, function)
+    offsets = torch.tensor([0, x.shape[0]])
+    return _run_fused(x, _one_row_each(x, offsets), weights, function)
+
+
+def _one_row_each(x: Float[Tensor, "R D"], expert_offsets: Int[Tensor, " E_plus_1"]) -> Rows:
+    """Rows that are tokens themselves, in order, unweighted."""
+    each = torch.arange(x.shape[0] + 1, device=x.device)
+    return Rows(each[:-1], expert_offsets, each[:-1], each, torch.ones(x.shape[0], device=x.device))
+
+
+def _matrices(weights: ExpertWeights) -> Weights:
+    return weights.up, weights.down, weights.up_bias, weights.down_bias
 
 
 # A subclass, such as a weight sharded over ranks, has memory of its own kind.
 _PLAIN = (Tensor, torch.nn.Parameter)
 
-_Function: TypeAlias = tuple[Literal["silu", "gelu", "gelu_tanh", "relu"], bool, bool, float | None, float, float]
+
+def _needs_gradient(tensors: Iterable[Tensor | None]) -> bool:
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
+def _is_seen(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether anything but the CPU has to see the operation."""
+    return any(type(tensor) not in _PLAIN for tensor in tensors if tensor is not None) or is_seen_by_python()
 
 
 def _run_fused(
-    x: Float[Tensor, "T D"],
-    way: tuple[Tensor, Tensor, Tensor],
-    expert_offsets: Tensor,
-    row_weights: Float[Tensor, " R"],
-    weights: ExpertWeights,
-    function: _Function,
+    x: Float[Tensor, "T D"], rows: Rows, weights: ExpertWeights, function: ExpertFunction
 ) -> Float[Tensor, "T D"]:
     """All in one pass; for gradients, one that keeps what the first projection gave."""
-    token_of_row, row_order, token_offsets = way
-    matrices = (weights.up, weights.down, weights.up_bias, weights.down_bias)
-    inputs = (x, token_of_row, expert_offsets, row_order, token_offsets, row_weights, *matrices, *function, "best")
-    needed = (x, row_weights, *matrices)
-    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in needed):
-        trained: Tensor = experts_for_training(*inputs)[0]
-        return trained
-    if any(type(tensor) not in _PLAIN for tensor in needed if tensor is not None) or is_seen_by_python():
-        y: Tensor = experts(*inputs)
-        return y
-    return run_forward(x, (token_of_row, expert_offsets, row_order, token_offsets), row_weights, matrices, function)
+    matrices = _matrices(weights)
+    tensors = (x, rows.weights, *matrices)
+    is_trained = _needs_gradient(tensors)
+    if not is_trained and not _is_seen(tensors):
+        return run_rows(x, rows._replace(weights=rows.weights.to(torch.float32)), matrices, function)
+    row_weights = rows.weights if rows.slot_of_row is None else rows.weights.index_select(0, rows.slot_of_row)
+    problem = Problem(x, *rows[:4], row_weights, *matrices, function).flatten()
+    y: Tensor = experts_for_training(*problem)[0] if is_trained else experts(*problem)
+    return y
 
 
 def _run_in_steps(
-    rows: Float[Tensor, "R D"], plan: DispatchPlan, weights: ExpertWeights, function: _Function
+    rows: Float[Tensor, "R D"], plan: DispatchPlan, weights: ExpertWeights, function: ExpertFunction
 ) -> Float[Tensor, "R D"]:
     """One operation after the other on the rows; those of zero-compute experts, at the end, stay as they are."""
     num_experts = weights.up.shape[0]
@@ -215,16 +234,6 @@ def _run_in_steps(
         num_computed = int(plan.expert_offsets[num_experts])
         rows, identity_rows = rows[:num_computed], rows[num_computed:]
     offsets = plan.expert_offsets[: num_experts + 1]
-    hidden = grouped_linear(rows, weights.up, weights.up_bias, offsets)
-    activation, gated, interleaved, clamp, sigmoid_slope, up_offset = function
-    hidden = activate(
-        hidden,
-        activation=activation,
-        gated=gated,
-        interleaved=interleaved,
-        clamp=clamp,
-        sigmoid_slope=sigmoid_slope,
-        up_offset=up_offset,
-    )
+    hidden = activate(grouped_linear(rows, weights.up, weights.up_bias, offsets), function)
     out: Tensor = grouped_linear(hidden, weights.down, weights.down_bias, offsets)
     return out if identity_rows is None else torch.cat([out, identity_rows])

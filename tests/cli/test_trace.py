@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from headgate.cli import trace as verb
 from headgate.cli.app import app, run
 from headgate.demo.export import export_mixtral
+from headgate.errors import InputError
 from headgate.integrations.transformers import recorder
+from headgate.integrations.transformers.provenance import describe_recording, require_same_recording
 from headgate.observe.reader import load_trace
+from headgate.observe.shape import ModelShape
 from headgate.observe.trace import Phase
 from tiny_demo import run as run_demo
 from tiny_demo import tiny_config
@@ -68,39 +73,128 @@ def test_a_long_text_is_several_sequences_and_a_broken_line_is_named(model, tmp_
     assert json.loads(result.stdout)["sequences"] > 2
 
 
-def test_an_interruption_keeps_what_was_recorded(model, tmp_path, monkeypatch):
-    out, seen = tmp_path / "a.safetensors", []
+def interrupt_after(monkeypatch, number):
+    """Make Ctrl-C come once so many sequences are recorded."""
+    before = recorder.record
 
-    def interrupt(*arguments, **options):
-        for done in recorder_before(*arguments, **options):
+    def interrupt(*arguments):
+        for done in before(*arguments):
             yield done
-            seen.append(done)
-            if done == 2:
+            if done >= number:
                 raise KeyboardInterrupt
 
-    recorder_before = recorder.record_sequences
-    monkeypatch.setattr(recorder, "record_sequences", interrupt)
-    result = invoke(model, *[part for _ in range(4) for part in ("--text", "the gate")], "-o", out)
-    assert result.exit_code != 0
-    assert seen == [1, 2]
+    monkeypatch.setattr(recorder, "record", interrupt)
+    return before
+
+
+@pytest.mark.parametrize("options", [(), ("--norms", "--logits"), ("--generate", 2)], ids=str)
+def test_an_interrupted_recording_goes_on_after_its_last_sequence(options, model, tmp_path, monkeypatch):
+    (tmp_path / "lines.jsonl").write_text("".join(json.dumps({"text": TEXT[: 9 + n]}) + "\n" for n in range(7)))
+    arguments = (model, "--jsonl", tmp_path / "lines.jsonl", "--batch", 2, *options)
+    assert invoke(*arguments, "-o", tmp_path / "whole.safetensors").exit_code == 0
+    out = tmp_path / "a.safetensors"
+    record = interrupt_after(monkeypatch, 4)
+    result = invoke(*arguments, "-o", out)
+    assert result.exit_code == 1
+    assert "what was recorded is kept. To go on, give the same command with --resume" in result.stderr
+    assert "4 sequences, incomplete" in result.stdout
+    assert len(load_trace(out).seq_offsets) - 1 == 4
+    monkeypatch.setattr(recorder, "record", record)
+    result = invoke(*arguments, "-o", out, "--resume", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["is_complete"]
+    whole, resumed = load_trace(tmp_path / "whole.safetensors"), load_trace(out)
+    for name in ("topk_ids", "topk_weights", "token_ids", "forward_id", "phase", "seq_offsets", "counts"):
+        assert torch.equal(getattr(resumed, name), getattr(whole, name)), name
+    assert resumed.metadata["token_strings"] == whole.metadata["token_strings"]
+    assert (resumed.contribution_norms is None, resumed.router_logits is None) == (("--norms" not in options),) * 2
+    assert "is complete; there is nothing to go on with" in invoke(*arguments, "-o", out, "--resume").stderr
+
+
+def test_an_interruption_before_the_first_text_is_resumed_from_the_start(model, tmp_path, monkeypatch):
+    out, texts = tmp_path / "a.safetensors", ("--text", "the gate", "--text", "an expert")
+    record = interrupt_after(monkeypatch, 0)
+    assert invoke(model, *texts, "-o", out).exit_code == 1
+    monkeypatch.setattr(recorder, "record", record)
+    assert invoke(model, *texts, "-o", out, "--resume").exit_code == 0
     assert len(load_trace(out).seq_offsets) - 1 == 2
 
 
-def test_without_a_model_it_is_the_demos(model, tmp_path, monkeypatch):
+def test_a_recording_goes_on_only_with_what_it_began_with(model, tmp_path, monkeypatch):
+    out, texts = tmp_path / "a.safetensors", ("--text", "the gate", "--text", "an expert")
+    interrupt_after(monkeypatch, 1)
+    assert invoke(model, *texts, "-o", out).exit_code == 1
+    other = tmp_path / "other"
+    shutil.copytree(model, other)
+    weights = load_file(other / "model.safetensors")
+    weights["model.layers.0.block_sparse_moe.gate.weight"] += 1.0
+    save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
+    for arguments, name in [
+        ((model, *texts, "--batch", "2"), "batch 1, and now it is 2"),
+        ((model, *texts, "--norms"), "norms False, and now it is True"),
+        ((model, *texts[:2]), "text_hash"),
+        ((other, *texts), "model "),
+    ]:
+        error = str(invoke(*arguments, "-o", out, "--resume").exception)
+        assert f"a.safetensors was recorded with {name}" in error
+    loaded, tokenizer = recorder.load_model(model)
+    described = describe_recording(loaded, tokenizer, name=model, text_hash="x", options={})
+    loaded.load_state_dict({path: tensor + 1 for path, tensor in loaded.state_dict().items()})
+    changed = describe_recording(loaded, tokenizer, name=model, text_hash="x", options={})
+    with pytest.raises(InputError, match="was recorded with router_hash"):
+        require_same_recording(described, changed, path=out)
+
+
+def test_what_is_there_is_neither_overwritten_nor_resumed_unasked(model, tmp_path):
+    out = tmp_path / "a.safetensors"
+    assert invoke(model, "--text", "the gate", "-o", out).exit_code == 0
+    assert "give --resume to go on with it, --force" in str(invoke(model, "--text", "a", "-o", out).exception)
+    both = invoke(model, "--text", "a", "-o", out, "--force", "--resume")
+    assert "--force overwrites what --resume would go on with" in str(both.exception)
+    assert invoke(model, "--text", "the gate and more", "-o", out, "--force").exit_code == 0
+
+
+def test_the_trace_says_where_it_is_from(model, tmp_path):
+    out = tmp_path / "a.safetensors"
+    invoke(model, "--text", "the gate", "-o", out)
+    trace = load_trace(out)
+    noted = trace.metadata
+    assert noted["model"] == model
+    assert {len(noted[name]) for name in ("config_hash", "router_hash", "tokenizer_hash", "text_hash")} == {64}
+    assert (noted["engine"], noted["dtype"], noted["device"]) == ("transformers", "float32", "cpu")
+    assert noted["options"] == {"batch": 1, "generate": 0, "norms": False, "logits": False}
+    assert "".join(noted["token_strings"][str(token)] for token in trace.token_ids.tolist()) == "the gate"
+    shape = ModelShape.from_metadata(noted)
+    assert (shape.d_model, shape.num_layers) == (16, 2)
+
+
+def test_without_a_model_it_is_the_demos(tmp_path, monkeypatch):
     monkeypatch.setattr(verb, "DEMO", tmp_path / "runs")
     assert "config.json" in str(invoke("--text", "a", "-o", tmp_path / "b.safetensors").exception)
+    run_demo(tmp_path / "runs", tiny_config())
+    result = invoke("--text", "the gate", "-o", tmp_path / "b.safetensors")
+    assert result.exit_code == 0, result.output
+    assert load_trace(tmp_path / "b.safetensors").metadata["model"] == str(tmp_path / "runs" / "mixtral")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ((), "there is no text to run; give --text, --file or --jsonl"),
-        (("--text", ""), "text 1 (='') has no tokens; give some text"),
+        (("--text", ""), "there is no text with a token in it; give some by --text, --file or --jsonl"),
+        (("--file", "EMPTY"), "there is no text with a token in it"),
+        (("--jsonl", "EMPTY"), "there is no text with a token in it"),
+        (("--file", "BINARY"), "is not text in UTF-8 (byte 0); convert it first"),
+        (("--file", "missing.txt"), "there is no file missing.txt; check the path"),
         (("--jsonl", "missing.jsonl"), "there is no file missing.jsonl; check the path"),
         (("--text", "a", "--generate", "99"), "generate (=99) must be less than the context (=16)"),
     ],
 )
 def test_wrong_input_is_one_line_and_exit_code_1(arguments, message, model, tmp_path, monkeypatch, capsys):
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    files = {"EMPTY": str(tmp_path / "empty"), "BINARY": str(tmp_path / "binary")}
+    arguments = [files.get(one, one) for one in arguments]
     monkeypatch.setattr("sys.argv", ["headgate", "trace", model, *arguments, "-o", str(tmp_path / "a.safetensors")])
     with pytest.raises(SystemExit) as stop:
         run()
@@ -110,7 +204,9 @@ def test_wrong_input_is_one_line_and_exit_code_1(arguments, message, model, tmp_
 
 def test_weights_that_are_missing_are_named(model, tmp_path, monkeypatch, capsys):
     (tmp_path / "config.json").write_bytes((verb.Path(model) / "config.json").read_bytes())
-    monkeypatch.setattr("sys.argv", ["headgate", "trace", str(tmp_path), "--text", "a"])
+    monkeypatch.setattr(
+        "sys.argv", ["headgate", "trace", str(tmp_path), "--text", "a", "-o", str(tmp_path / "a.safetensors")]
+    )
     with pytest.raises(SystemExit):
         run()
     assert "can't be loaded" in capsys.readouterr().err

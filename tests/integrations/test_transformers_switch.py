@@ -21,7 +21,7 @@ from headgate.errors import BackendError, InputError
 from headgate.integrations.transformers.backend import experts_forward
 from headgate.integrations.transformers.gates import known_function
 from headgate.integrations.transformers.sites import find_sites
-from headgate.spec import ExpertSpec
+from headgate.kernels.function import ExpertFunction
 from integrations import zoo
 
 
@@ -32,13 +32,13 @@ def experts_of(name: str, layer: int = 0) -> nn.Module:
 @pytest.mark.parametrize(
     ("name", "function"),
     [
-        ("mixtral", ExpertSpec()),
-        ("beam", ExpertSpec()),
-        ("gemma4", ExpertSpec(activation="gelu_tanh")),
-        ("deepseek_v4", ExpertSpec(clamp=10.0)),
-        ("minimax_m3_vl", ExpertSpec(clamp=7.0, sigmoid_slope=1.702, up_offset=1.0)),
-        ("gpt_oss", ExpertSpec(clamp=7.0, sigmoid_slope=1.702, up_offset=1.0, interleaved=True)),
-        ("openai_privacy_filter", ExpertSpec(clamp=7.0, sigmoid_slope=1.702, up_offset=1.0)),
+        ("mixtral", ExpertFunction()),
+        ("beam", ExpertFunction()),
+        ("gemma4", ExpertFunction(activation="gelu_tanh")),
+        ("deepseek_v4", ExpertFunction(clamp=10.0)),
+        ("minimax_m3_vl", ExpertFunction(clamp=7.0, sigmoid_slope=1.702, up_offset=1.0)),
+        ("gpt_oss", ExpertFunction(clamp=7.0, sigmoid_slope=1.702, up_offset=1.0, interleaved=True)),
+        ("openai_privacy_filter", ExpertFunction(clamp=7.0, sigmoid_slope=1.702, up_offset=1.0)),
     ],
 )
 def test_a_gate_is_recognised_by_what_it_computes(name, function):
@@ -51,7 +51,7 @@ def test_a_gate_that_the_kernel_lacks_is_not_recognised(name):
 
 
 def test_a_clamp_after_the_activation_is_not_taken_for_one_before_it():
-    assert known_function(experts_of("step3p7", layer=0)) == ExpertSpec()
+    assert known_function(experts_of("step3p7", layer=0)) == ExpertFunction()
     assert known_function(experts_of("step3p7", layer=1)) is None
 
 

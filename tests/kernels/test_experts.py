@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from expert_problems import SHAPES, SPECS, Problem, arguments_of, available_isas, function_of, make_problem
+from expert_problems import SHAPES, SPECS, Problem, arguments_of, available_isas, make_problem
 from headgate.errors import BackendError
 from headgate.experts import activate
 from headgate.kernels import native
-from headgate.kernels.experts import DTYPES, experts
+from headgate.kernels.experts import experts
+from headgate.kernels.experts_call import DTYPES
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason=f"no native library: {native.why_missing()}")
 
@@ -26,7 +27,7 @@ def expected(problem: Problem) -> Tensor:
             hidden = problem.up[expert].double() @ x[token]
             if problem.up_bias is not None:
                 hidden = hidden + problem.up_bias[expert].double()
-            out = problem.down[expert].double() @ activate(hidden[None], **function_of(problem.spec))[0]
+            out = problem.down[expert].double() @ activate(hidden[None], problem.spec.function)[0]
             if problem.down_bias is not None:
                 out = out + problem.down_bias[expert].double()
             y[token] += problem.combine_weights[token, slot].double() * out

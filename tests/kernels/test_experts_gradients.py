@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from compare import assert_close
-from expert_problems import SHAPES, SPECS, Problem, arguments_of, available_isas, function_of, make_problem
+from expert_problems import SHAPES, SPECS, Problem, arguments_of, available_isas, make_problem
 from headgate.dispatch import find_drops, plan_token_choice
 from headgate.experts import ExpertWeights, activate, run_experts
 from headgate.flow import DispatchPlan
 from headgate.kernels import native
-from headgate.kernels.experts import DTYPES, experts_for_training, experts_gradients
+from headgate.kernels.experts import experts_for_training, experts_gradients
+from headgate.kernels.experts_call import DTYPES
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason=f"no native library: {native.why_missing()}")
 
@@ -53,7 +54,7 @@ def expected(problem: Problem, dy: Tensor, *, isa: str = "best") -> dict[str, Te
         if "up_bias" in leaves:
             up = up + leaves["up_bias"][expert]
         up = up + (reached[begin:end] - up).detach()
-        out = activate(up, **function_of(problem.spec)) @ leaves["down"][expert].t()
+        out = activate(up, problem.spec.function) @ leaves["down"][expert].t()
         if "down_bias" in leaves:
             out = out + leaves["down_bias"][expert]
         y = y.index_add(0, tokens, out * leaves["row_weights"][begin:end, None])
@@ -156,8 +157,8 @@ def test_zero_compute_experts(apply_to: str) -> None:
             plan,
             leaves[1],
             ExpertWeights(up=leaves[2], down=leaves[3]),
+            SPECS["swiglu"].function,
             apply_to=apply_to,  # type: ignore[arg-type]
-            **function_of(SPECS["swiglu"]),  # type: ignore[arg-type]
         )
         y.backward(dy.to(dtype))
         outcomes.append([y.detach(), *(leaf.grad for leaf in leaves)])

@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from compare import assert_close
-from expert_problems import SPECS, Problem, arguments_of, available_isas, function_of, make_problem
+from expert_problems import SPECS, Problem, arguments_of, available_isas, make_problem
 from headgate.dispatch import find_drops, plan_token_choice
 from headgate.experts import activate
 from headgate.flow import DispatchPlan
 from headgate.kernels import native
-from headgate.kernels.experts import DTYPES, experts, experts_for_training
+from headgate.kernels.experts import experts, experts_for_training
+from headgate.kernels.experts_call import DTYPES
 from headgate.spec import ExpertSpec
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason=f"no native library: {native.why_missing()}")
@@ -57,7 +58,7 @@ def by_operations(problem: Problem, dtype: torch.dtype) -> Tensor:
         for expert in range(up.shape[0]):
             tokens = (problem.ids[:, slot] == expert).nonzero()[:, 0]
             up_bias, down_bias = (None if bias is None else bias[expert] for bias in biases)
-            hidden = activate(F.linear(x[tokens], up[expert], up_bias), **function_of(problem.spec))
+            hidden = activate(F.linear(x[tokens], up[expert], up_bias), problem.spec.function)
             out = F.linear(hidden, down[expert], down_bias)
             y[tokens] += out.to(wide) * problem.combine_weights[tokens, slot, None].to(wide)
         tokens = (problem.ids[:, slot] >= up.shape[0]).nonzero()[:, 0]

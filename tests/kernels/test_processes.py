@@ -11,8 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from headgate.kernels import experts as experts_module
-from headgate.kernels import native, route
+from headgate.kernels import experts_call, native, route
 from headgate.kernels import threads as threads_module
 from headgate.kernels.threads import Threads
 from kernel_workers import Work, count_tasks
@@ -50,8 +49,8 @@ def test_spawned_workers_get_the_same_bits(run_fresh):
 def test_python_threads_at_once_do_not_disturb_each_other(whose, num_callers, monkeypatch, restored_threads):
     torch.set_num_threads(3)
     if whose == "own":
-        for module in (experts_module, route):
-            monkeypatch.setattr(module, "current_threads", lambda: Threads(parallel_for=None, num_threads=3))
+        monkeypatch.setattr(experts_call, "thread_pool", lambda: (0, 3))
+        monkeypatch.setattr(route, "current_threads", lambda: Threads(parallel_for=None, num_threads=3))
     works = [Work(index) for index in range(num_callers)]
     alone = [work.run() for work in works]
     assert len(set(alone)) == num_callers
@@ -94,7 +93,7 @@ def test_pytorch_number_of_threads_is_asked_for(monkeypatch, restored_threads):
 @pytest.mark.parametrize("num_threads", [1, 2, 4])
 def test_own_threads_are_as_many_as_asked_for(num_threads, monkeypatch):
     """As a forked child has them: they live as long as the call, so that another thread sees them come."""
-    monkeypatch.setattr(experts_module, "current_threads", lambda: Threads(parallel_for=None, num_threads=num_threads))
+    monkeypatch.setattr(experts_call, "thread_pool", lambda: (0, num_threads))
     monkeypatch.setattr(route, "current_threads", lambda: Threads(parallel_for=None, num_threads=num_threads))
     work, is_done = Work(0), threading.Event()
 

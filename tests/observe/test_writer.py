@@ -216,3 +216,37 @@ def test_a_damaged_index_says_so(tmp_path):
     os.remove(tmp_path / "a-00000.safetensors")
     with pytest.raises(ArtifactError, match=r"speaks of 2 shards, and there are 0 in a row; a-00000.safetensors is"):
         open_trace(path)
+
+
+def test_a_writer_goes_on_where_another_was_killed(tmp_path):
+    path = tmp_path / "a.safetensors"
+    killed = TraceWriter(path)
+    killed.append(random_trace(seed=0))
+    killed.flush()
+    killed.append(random_trace(seed=1))  # never flushed, so lost
+    with TraceWriter(path, resume=True) as writer:
+        for number in (2, 3):
+            writer.append(random_trace(seed=number))
+            writer.flush()
+        with pytest.raises(InputError, match="experts"):
+            writer.append(random_trace(num_experts=7))
+    found = open_trace(path)
+    assert found.is_complete
+    assert_holds(path, [random_trace(seed=number) for number in (0, 2, 3)])
+
+
+def test_a_writer_that_has_written_nothing_is_gone_on_with_too(tmp_path):
+    TraceWriter(tmp_path / "a.safetensors")
+    with TraceWriter(tmp_path / "a.safetensors", resume=True) as writer:
+        writer.append(random_trace())
+    assert load_trace(tmp_path / "a.safetensors").num_tokens == random_trace().num_tokens
+
+
+def test_what_is_complete_or_missing_can_not_be_gone_on_with(tmp_path):
+    save_trace(tmp_path / "a.safetensors", random_trace())
+    with pytest.raises(ArtifactError, match="a.safetensors is complete; there is nothing to go on with"):
+        TraceWriter(tmp_path / "a.safetensors", resume=True)
+    with pytest.raises(ArtifactError, match="b.safetensors"):
+        TraceWriter(tmp_path / "b.safetensors", resume=True)
+    with pytest.raises(InputError, match=r"overwrite \(=True\) removes what resume \(=True\) would go on with"):
+        TraceWriter(tmp_path / "a.safetensors", resume=True, overwrite=True)

@@ -25,7 +25,7 @@ def plot(
     first: Annotated[Path, typer.Argument(metavar="TRACE", help="A trace, or a folder with one.")],
     second: Annotated[
         Path | None,
-        typer.Argument(metavar="[TRACE2]", help="Another one, to compare.", show_default=False),
+        typer.Argument(metavar="TRACE2", help="Another one, to compare.", show_default=False),
     ] = None,
     what: Annotated[WhatOption, typer.Option(help="What to draw.")] = WhatOption.LOAD,
     out: Annotated[

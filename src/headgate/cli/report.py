@@ -23,11 +23,11 @@ _STYLES = {"healthy": "green", "imbalanced": "yellow", "collapsed": "bold red", 
 def report(
     first: Annotated[
         Path | None,
-        typer.Argument(metavar="[TRACE]", help="A trace, or a folder with one; default runs/demo.", show_default=False),
+        typer.Argument(metavar="TRACE", help="A trace, or a folder with one; default runs/demo.", show_default=False),
     ] = None,
     second: Annotated[
         Path | None,
-        typer.Argument(metavar="[TRACE2]", help="Another one of the same tokens, to compare.", show_default=False),
+        typer.Argument(metavar="TRACE2", help="Another one of the same tokens, to compare.", show_default=False),
     ] = None,
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="FILE", help="The file to write; an older page is replaced.")
@@ -71,12 +71,14 @@ def report(
 
 
 def _open(path: Path) -> TraceFile:
+    from headgate.demo.folder import SAMPLE
     from headgate.errors import ArtifactError
     from headgate.observe.reader import open_trace
 
     if path == DEFAULT_OUT and not path.exists():
         raise ArtifactError(f"there is no run of the demo in {path}; name a trace, or train one with: headgate demo")
-    return open_trace(path)
+    # A run of the demo keeps a sample with scores and norms besides the trace of its whole text.
+    return open_trace(path / SAMPLE if (path / SAMPLE).is_file() else path)
 
 
 def name_traces(traces: list[TraceFile]) -> tuple[str, str]:

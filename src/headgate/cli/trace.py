@@ -2,119 +2,151 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
-from rich import box
 from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from headgate.cli.output import JsonOption, QuietOption, note_console, print_json, result_console
+from headgate.cli.trace_summary import print_summary, summarise
 from headgate.errors import InputError
 
 if TYPE_CHECKING:
-    from headgate.observe.trace import RoutingTrace
+    from headgate.integrations.transformers.recorder import Recording
+    from headgate.integrations.transformers.resume import Begun
 
 DEMO = Path("runs/demo")
 
+FLUSH_S = 60.0
+"""What was recorded is on the disk after so many seconds, so that a kill loses no more."""
+
+ModelArgument: TypeAlias = Annotated[
+    str | None, typer.Argument(help="A directory or a Hub id; left out, the model that `headgate demo` trained.")
+]
+TextOption: TypeAlias = Annotated[list[str] | None, typer.Option(help="A text; may be given several times.")]
+FileOption: TypeAlias = Annotated[list[Path] | None, typer.Option(metavar="FILE", help="A text file, as one text.")]
+JsonlOption: TypeAlias = Annotated[
+    list[Path] | None, typer.Option(metavar="FILE", help='One JSON object a line, with "text".')
+]
+OutOption: TypeAlias = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Ends in .safetensors.")]
+GenerateOption: TypeAlias = Annotated[int, typer.Option(min=0, metavar="N", help="Tokens to generate after each text.")]
+BatchOption: TypeAlias = Annotated[int, typer.Option(min=1, metavar="B", help="Texts that run together.")]
+NormsOption: TypeAlias = Annotated[
+    bool, typer.Option("--norms", help="Keep how much each expert adds to a token; about twice the time.")
+]
+LogitsOption: TypeAlias = Annotated[bool, typer.Option("--logits", help="Keep the routers' logits.")]
+ResumeOption: TypeAlias = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted recording.")]
+ForceOption: TypeAlias = Annotated[bool, typer.Option("--force", help="Overwrite FILE.")]
+
 
 def trace(
-    model: Annotated[
-        str | None, typer.Argument(help="A directory or a Hub id; left out, the model that `headgate demo` trained.")
-    ] = None,
-    text: Annotated[list[str] | None, typer.Option(help="A text; may be given several times.")] = None,
-    file: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="A text file, as one text.")] = None,
-    jsonl: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help='One JSON object a line, with "text".')
-    ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Ends in .safetensors.")] = Path(
-        "routing.safetensors"
-    ),
-    generate: Annotated[int, typer.Option(min=0, metavar="N", help="Tokens to generate after each text.")] = 0,
-    batch: Annotated[int, typer.Option(min=1, metavar="B", help="Texts that run together.")] = 1,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite FILE.")] = False,
+    model: ModelArgument = None,
+    text: TextOption = None,
+    file: FileOption = None,
+    jsonl: JsonlOption = None,
+    out: OutOption = Path("routing.safetensors"),
+    generate: GenerateOption = 0,
+    batch: BatchOption = 1,
+    norms: NormsOption = False,
+    logits: LogitsOption = False,
+    resume: ResumeOption = False,
+    force: ForceOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Run a model on texts and write every routing decision to a trace file.
 
     What was recorded is written piece by piece: Ctrl-C keeps it, readable
-    under the same name. The summary shows each layer's load.
+    under the same name, and --resume goes on after the last text that was
+    recorded whole. The summary shows each layer's load.
     """
-    from headgate.integrations.transformers import recorder
-    from headgate.observe.reader import load_trace
-    from headgate.observe.writer import TraceWriter
+    from headgate.integrations.transformers.recorder import RecordingOptions, prepare_recording
+    from headgate.integrations.transformers.resume import open_recording
+    from headgate.integrations.transformers.texts import read_texts
 
-    notes = note_console()
-    texts = _texts(text or [], file or [], jsonl or [], notes)
-    name = model or _demo_model()
-    loaded, tokenizer = recorder.load_model(name)
-    room = recorder.context_length(loaded, generate=generate)
-    sequences = recorder.split_texts(tokenizer, texts, max_length=room, warn=lambda line: _warn(notes, line))
-    with TraceWriter(out, overwrite=force) as writer, Progress(console=notes, transient=True, disable=quiet) as bar:
-        task = bar.add_task("sequences", total=None)
-        steps = recorder.record_sequences(
-            loaded, sequences, writer, batch=batch, generate=generate, metadata={"model": name}
-        )
-        for done in steps:
-            bar.update(task, completed=done)
-    recorded = load_trace(out)
-    if json:
-        print_json(summarise(recorded, out))
-    elif not quiet:
-        print_summary(recorded, out, result_console())
-
-
-def summarise(recorded: RoutingTrace, path: Path) -> dict[str, Any]:
-    """What was recorded, and each layer's load."""
-    layers = recorded.metadata["layers"]
-    return {
-        "path": str(path),
-        "tokens": recorded.num_tokens,
-        "sequences": len(recorded.seq_offsets) - 1,
-        "layers": [
-            {
-                "path": layer["path"],
-                "layer_index": int(index),
-                "num_experts": len(counts),
-                "load_max_over_mean": float(counts.max() / counts.float().mean()),
-                "idle_experts": int((counts == 0).sum()),
-            }
-            for layer, index, counts in zip(layers, recorded.layer_index, recorded.counts, strict=True)
-        ],
-    }
-
-
-def print_summary(recorded: RoutingTrace, path: Path, console: Console) -> None:
-    """Print what was recorded as a table, a line for each layer."""
-    summary = summarise(recorded, path)
-    console.print(f"{path}: {summary['tokens']} tokens in {summary['sequences']} sequences", soft_wrap=True)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("layer", "experts", "max/mean load", "without a token"):
-        table.add_column(column, justify="right")
-    for layer in summary["layers"]:
-        load = f"{layer['load_max_over_mean']:.2f}"
-        table.add_row(str(layer["layer_index"]), str(layer["num_experts"]), load, str(layer["idle_experts"]))
-    console.print(table)
-
-
-def _texts(texts: list[str], files: list[Path], lines: list[Path], notes: Console) -> Iterable[str]:
-    from headgate.integrations.transformers.recorder import read_lines
-
-    if not (texts or files or lines):
+    if not (text or file or jsonl):
         raise InputError("there is no text to run; give --text, --file or --jsonl")
-    yield from texts
-    for file in files:
-        yield file.read_text(encoding="utf-8")
-    for file in lines:
-        yield from read_lines(file, lambda line: _warn(notes, line))
+    _check_out(out, resume=resume, force=force)
+    notes = note_console()
+    if quiet or not notes.is_terminal:
+        _hide_loading()
+    recording = prepare_recording(
+        model or _demo_model(),
+        lambda warn: read_texts(text or [], file or [], jsonl or [], warn=warn),
+        RecordingOptions(generate=generate, batch=batch, norms=norms, logits=logits),
+        warn=lambda line: _warn(notes, line),
+    )
+    begun = open_recording(out, recording.metadata, resume=resume, overwrite=force)
+    if begun is None:
+        _warn(notes, f"{out} is complete; there is nothing to go on with")
+        is_stopped = False
+    else:
+        is_stopped = _record(recording, begun, notes, quiet=quiet)
+    _print(out, is_stopped, notes, json=json, quiet=quiet)
+
+
+def _record(recording: Recording, begun: Begun, notes: Console, *, quiet: bool) -> bool:
+    """Record with a progress bar; whether Ctrl-C stopped it."""
+    from headgate.integrations.transformers.recorder import record
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=notes, transient=True, disable=quiet) as bar:
+        task = bar.add_task("sequences", total=recording.summary.num_sequences)
+        try:
+            with begun.writer:
+                flushed = time.monotonic()
+                for done in record(recording, begun):
+                    bar.update(task, completed=done)
+                    if time.monotonic() - flushed > FLUSH_S:
+                        begun.writer.flush()
+                        flushed = time.monotonic()
+        except KeyboardInterrupt:
+            return True
+    return False
+
+
+def _print(out: Path, is_stopped: bool, notes: Console, *, json: bool, quiet: bool) -> None:
+    """Print the summary and, after Ctrl-C, how to go on."""
+    from headgate.observe.reader import open_trace
+    from headgate.observe.shards import existing_files
+
+    if any(file.suffix == ".safetensors" for file in existing_files(out)):
+        recorded = open_trace(out)
+        if json:
+            print_json(summarise(recorded))
+        elif not quiet:
+            print_summary(recorded, result_console())
+    if is_stopped:
+        notes.print(
+            "Stopped; what was recorded is kept. To go on, give the same command with --resume.", soft_wrap=True
+        )
+        raise typer.Exit(1)
+
+
+def _check_out(out: Path, *, resume: bool, force: bool) -> None:
+    """Refuse, before a model is loaded, what could not be written in the end."""
+    from headgate.observe.shards import existing_files
+
+    if resume and force:
+        raise InputError("--force overwrites what --resume would go on with; leave one of them out")
+    if existing_files(out) and not (resume or force):
+        raise InputError(
+            f"{out} is there already; give --resume to go on with it, --force to overwrite it, or another -o"
+        )
+
+
+def _hide_loading() -> None:
+    """Progress bars are for people; transformers shows one while it loads."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _warn(notes: Console, line: str) -> None:
-    notes.print(f"note: {line}", soft_wrap=True)
+    notes.print(f"note: {line}", soft_wrap=True, markup=False)
 
 
 def _demo_model() -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from headgate.kernels.threads import Threads
 
-ABI_VERSION = 4
+ABI_VERSION = 5
 """The `HEADGATE_ABI_VERSION` of `csrc/headgate.h` that this module calls."""
 
 OUT_OF_MEMORY = 1
@@ -92,6 +92,8 @@ def _declare(library: ctypes.CDLL) -> None:
     library.headgate_best_isa.restype = ctypes.c_int
     library.headgate_experts_forward.argtypes = [pointer, pointer, pointer]
     library.headgate_experts_forward.restype = ctypes.c_int
+    library.headgate_experts_on_choice.argtypes = [pointer, pointer, pointer]
+    library.headgate_experts_on_choice.restype = ctypes.c_int
     library.headgate_experts_backward.argtypes = [pointer, pointer]
     library.headgate_experts_backward.restype = ctypes.c_int
     threads = ctypes.POINTER(Threads)

@@ -18,10 +18,14 @@ class Threads(ctypes.Structure):
 
 def current_threads() -> Threads:
     """Return PyTorch's parallel loop and its number of threads, as `torch.set_num_threads` last set it."""
+    address, num_threads = thread_pool()
+    return Threads(parallel_for=address or None, num_threads=num_threads)
+
+
+def thread_pool() -> tuple[int, int]:
+    """Return the address of PyTorch's parallel loop, 0 where this process has none, and its number of threads."""
     pool = _torch_parallel_for()
-    return Threads(
-        parallel_for=pool.address if pool.owner == os.getpid() else None, num_threads=torch.get_num_threads()
-    )
+    return (pool.address or 0) if pool.owner == os.getpid() else 0, torch.get_num_threads()
 
 
 class _Pool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import Any, Literal
 
@@ -35,8 +34,6 @@ _GATE = RouterFormula(
     epsilon_rule="add",
     scale=1.0,
 )
-
-_FUNCTION_FIELDS = tuple(field.name for field in dataclasses.fields(ExpertSpec) if field.name != "bias")
 
 
 class Experts(nn.Module):
@@ -118,7 +115,7 @@ class Experts(nn.Module):
             down_bias=None if self.down_proj_bias is None else self.down_proj_bias.to(dtype),
         )
         options: dict[str, Any] = {"apply_to": apply_to, "batch_invariant": batch_invariant}
-        y = run_experts(x.to(dtype), plan, combine_weights, weights, **options, **_function(self.spec))
+        y = run_experts(x.to(dtype), plan, combine_weights, weights, self.spec.function, **options)
         return y.to(x.dtype)
 
     def extra_repr(self) -> str:
@@ -177,9 +174,9 @@ class SharedExpert(nn.Module):
                 up_bias=None if up_bias is None else up_bias[None],
                 down_bias=None if self.down_proj_bias is None else self.down_proj_bias[None],
             )
-            y = run_expert(x, weights, **_function(self.spec))
+            y = run_expert(x, weights, self.spec.function)
         else:
-            hidden = activate(F.linear(x, up, up_bias), **_function(self.spec))
+            hidden = activate(F.linear(x, up, up_bias), self.spec.function)
             y = F.linear(hidden, self.down_proj, self.down_proj_bias)
         if self.output_gate is not None:
             y = self._gate(x, self.output_gate) * y
@@ -191,12 +188,6 @@ class SharedExpert(nn.Module):
             return torch.sigmoid(F.linear(x, weight))
         # A gate is a router with one expert, and the native one gives a token the same bits in every batch.
         return route(x, weight, None, None, _GATE).combine_weights.to(x.dtype)
-
-
-def _function(spec: ExpertSpec) -> dict[str, Any]:
-    """The fields of a spec that `activate` takes."""
-    # Not dataclasses.asdict, whose deep copies take longer than the routing of one token.
-    return {name: getattr(spec, name) for name in _FUNCTION_FIELDS}
 
 
 def _declare_projections(

@@ -14,11 +14,12 @@ from headgate.errors import ArtifactError, InputError
 from headgate.observe.container import write_arrays
 from headgate.observe.files import explain_os_errors, replacing, sync_folder
 from headgate.observe.pieces import concatenate, memory_bytes, require_same_kind, take_tokens
-from headgate.observe.reader import SHARD_KEY
+from headgate.observe.reader import SHARD_KEY, open_trace
 from headgate.observe.shards import (
     ShardIndex,
     existing_files,
     index_path,
+    read_index,
     shard_path,
     write_index,
 )
@@ -53,9 +54,11 @@ class TraceWriter:
         shard_bytes: flush by itself once the pieces take so much memory, of which a flush needs about twice as much
             again; more tokens per shard read faster, fewer are lost in a crash.
         overwrite: remove a trace of that name first.
+        resume: go on with a trace of that name that was not closed, after its last shard.
 
     Raises:
-        ArtifactError: there is a trace of that name, or the folder can't be written.
+        InputError: both to overwrite and to resume.
+        ArtifactError: there is a trace of that name, or none to go on with, or the folder can't be written.
 
     Example:
         >>> import tempfile, torch, headgate
@@ -70,7 +73,9 @@ class TraceWriter:
         15
     """
 
-    def __init__(self, path: Path | str, *, shard_bytes: int = SHARD_BYTES, overwrite: bool = False) -> None:
+    def __init__(
+        self, path: Path | str, *, shard_bytes: int = SHARD_BYTES, overwrite: bool = False, resume: bool = False
+    ) -> None:
         self.path = Path(path)
         self._shard_bytes = shard_bytes
         self._pattern: RoutingTrace | None = None
@@ -79,6 +84,13 @@ class TraceWriter:
         self._held_bytes = 0
         self._num_shards = 0
         self._is_closed = False
+        if resume:
+            if overwrite:
+                raise InputError(
+                    "overwrite (=True) removes what resume (=True) would go on with; leave one of them out"
+                )
+            self._go_on()
+            return
         taken = existing_files(self.path)
         if taken and not overwrite:
             raise ArtifactError(f"{taken[0]} is there already; choose another name, or say that it may be overwritten")
@@ -164,6 +176,15 @@ class TraceWriter:
         else:
             write_index(self.path, ShardIndex(is_complete=True, num_shards=self._num_shards))
         self._is_closed = True
+
+    def _go_on(self) -> None:
+        if not self.path.exists() and read_index(self.path).is_complete is False:
+            while shard_path(self.path, self._num_shards).exists():
+                self._num_shards += 1
+            if self._num_shards:
+                self._pattern = open_trace(self.path).read(0, 0)
+            return
+        raise ArtifactError(f"{self.path} is complete; there is nothing to go on with, record to another file")
 
     def _require_open(self) -> None:
         if self._is_closed:

@@ -1,6 +1,7 @@
 """Layer configuration as data: routers, experts, and the presets of known families."""
 
-from headgate.spec.experts import Activation, ExpertSpec, SharedSpec
+from headgate.kernels.function import Activation
+from headgate.spec.experts import ExpertSpec, SharedSpec
 from headgate.spec.presets import FAMILIES, Family, family, preset, preset_names
 from headgate.spec.router import Capacity, GroupLimit, RouterSpec
 

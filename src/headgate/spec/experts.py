@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from headgate.errors import SpecError
+from headgate.kernels.function import Activation, ExpertFunction
 from headgate.spec.router import check_literals
-
-Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +39,18 @@ class ExpertSpec:
             raise SpecError("interleaved, up_offset and clamp belong to gated experts; set gated=True or drop them")
         if self.activation != "silu" and self.sigmoid_slope != 1.0:
             raise SpecError(f"sigmoid_slope (={self.sigmoid_slope}) belongs to 'silu', not {self.activation!r}")
+
+    @property
+    def function(self) -> ExpertFunction:
+        """What happens between the projections."""
+        return ExpertFunction(
+            activation=self.activation,
+            gated=self.gated,
+            interleaved=self.interleaved,
+            clamp=self.clamp,
+            sigmoid_slope=self.sigmoid_slope,
+            up_offset=self.up_offset,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

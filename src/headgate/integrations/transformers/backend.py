@@ -11,12 +11,12 @@ from torch import Tensor
 
 from headgate.dispatch import find_drops, plan_token_choice
 from headgate.errors import BackendError
-from headgate.experts import ExpertWeights, run_experts
+from headgate.experts import ExpertWeights, is_one_call, run_choice, run_experts
 from headgate.flow import NO_EXPERT, DispatchPlan
 from headgate.integrations.transformers.gates import known_function, run_function
+from headgate.kernels.function import ExpertFunction
 from headgate.kernels.grouped import grouped_linear
 from headgate.kernels.rows import combine_rows, gather_rows
-from headgate.spec import ExpertSpec
 
 NAME = "headgate"
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -58,12 +58,12 @@ def experts_forward(
         BackendError: the weights are quantised.
     """
     weights = read_weights(self)
-    routed = Routed(
-        x=hidden_states.to(weights.down.dtype),
-        plan=_make_plan(top_k_index, int(self.num_experts), may_be_elsewhere=bool(self._is_expert_parallel)),
-        combine_weights=top_k_weights,
-    )
+    x = hidden_states.to(weights.down.dtype)
     function = None if self.has_post_expert_norm else known_function(self)
+    if function is not None and is_one_call(x, top_k_index, top_k_weights, weights):
+        return run_choice(x, top_k_index, top_k_weights, weights, function).to(hidden_states.dtype)
+    plan = _make_plan(top_k_index, int(self.num_experts), may_be_elsewhere=bool(self._is_expert_parallel))
+    routed = Routed(x=x, plan=plan, combine_weights=top_k_weights)
     if function is not None:
         return run_known_function(routed, weights, function).to(hidden_states.dtype)
     return _run_own_function(self, routed, weights).to(hidden_states.dtype)
@@ -88,21 +88,9 @@ def read_weights(experts: Any) -> ExpertWeights:
     return ExpertWeights(up=up, down=down, up_bias=biases[0], down_bias=biases[1])
 
 
-def run_known_function(routed: Routed, weights: ExpertWeights, function: ExpertSpec) -> Float[Tensor, "T D"]:
+def run_known_function(routed: Routed, weights: ExpertWeights, function: ExpertFunction) -> Float[Tensor, "T D"]:
     """Run experts whose function the kernel has, in one call."""
-    return run_experts(
-        routed.x,
-        routed.plan,
-        routed.combine_weights,
-        weights,
-        apply_to="output",
-        activation=function.activation,
-        gated=function.gated,
-        interleaved=function.interleaved,
-        clamp=function.clamp,
-        sigmoid_slope=function.sigmoid_slope,
-        up_offset=function.up_offset,
-    )
+    return run_experts(routed.x, routed.plan, routed.combine_weights, weights, function)
 
 
 def plan_all(expert_ids: Int[Tensor, "T K"], num_experts: int) -> DispatchPlan:

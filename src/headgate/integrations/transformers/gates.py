@@ -16,8 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from headgate.experts import activate
-from headgate.spec import ExpertSpec
-from headgate.spec.experts import Activation
+from headgate.kernels.function import Activation, ExpertFunction
 
 _KEPT = "_headgate_function"
 """The attribute of an experts module that holds what was recognised, so that it is probed once."""
@@ -30,7 +29,7 @@ _POINTS = (-1e4, -80.0, -9.0, -2.5, -1.0, -0.3, 0.0, 0.2, 0.7, 1.5, 4.0, 30.0, 1
 _RELATIVE, _ABSOLUTE = 1e-5, 1e-5
 
 
-def known_function(experts: Any) -> ExpertSpec | None:
+def known_function(experts: Any) -> ExpertFunction | None:
     """Recognise what one expert computes between its two projections.
 
     Args:
@@ -41,7 +40,7 @@ def known_function(experts: Any) -> ExpertSpec | None:
     """
     if _KEPT not in experts.__dict__:
         setattr(experts, _KEPT, _recognise(experts))
-    kept: ExpertSpec | None = experts.__dict__[_KEPT]
+    kept: ExpertFunction | None = experts.__dict__[_KEPT]
     return kept
 
 
@@ -75,7 +74,7 @@ def _activation(experts: Any) -> Callable[[Tensor], Tensor]:
     return activation
 
 
-def _recognise(experts: Any) -> ExpertSpec | None:
+def _recognise(experts: Any) -> ExpertFunction | None:
     if _has_own_parameters(experts):
         return None
     numbers = _numbers(experts)
@@ -117,28 +116,20 @@ def _probe(numbers: list[float], *, gated: bool) -> Float[Tensor, "P U"]:
     return torch.stack([gate, gate.roll(1), up, up.roll(7)], dim=1)
 
 
-def _candidates(numbers: list[float], *, gated: bool) -> Iterator[ExpertSpec]:
+def _candidates(numbers: list[float], *, gated: bool) -> Iterator[ExpertFunction]:
     # 1.702 is the slope of gpt-oss and of the sigmoid form of GELU.
     functions: list[tuple[Activation, float]] = [("silu", slope) for slope in dict.fromkeys((1.0, 1.702, *numbers))]
     functions += [(name, 1.0) for name in get_args(Activation) if name != "silu"]
     if not gated:
         for activation, slope in functions:
-            yield ExpertSpec(activation=activation, sigmoid_slope=slope, gated=False)
+            yield ExpertFunction(activation=activation, sigmoid_slope=slope, gated=False)
         return
     forms = itertools.product((False, True), (0.0, 1.0), (None, *numbers), functions)
     for interleaved, up_offset, clamp, (activation, slope) in forms:
-        yield ExpertSpec(
+        yield ExpertFunction(
             activation=activation, interleaved=interleaved, clamp=clamp, sigmoid_slope=slope, up_offset=up_offset
         )
 
 
-def _apply(function: ExpertSpec, hidden: Float[Tensor, "P U"]) -> Float[Tensor, "P F"]:
-    return activate(
-        hidden,
-        activation=function.activation,
-        gated=function.gated,
-        interleaved=function.interleaved,
-        clamp=function.clamp,
-        sigmoid_slope=function.sigmoid_slope,
-        up_offset=function.up_offset,
-    )
+def _apply(function: ExpertFunction, hidden: Float[Tensor, "P U"]) -> Float[Tensor, "P F"]:
+    return activate(hidden, function)

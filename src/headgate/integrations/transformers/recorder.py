@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,9 +13,34 @@ from torch import nn
 
 from headgate.errors import ArtifactError, InputError
 from headgate.integrations.transformers.inspection import load_config
+from headgate.integrations.transformers.norms import measure_norms
+from headgate.integrations.transformers.provenance import describe_recording
 from headgate.integrations.transformers.recording import make_trace
+from headgate.integrations.transformers.resume import Begun
 from headgate.integrations.transformers.tap import require_sites, tap
-from headgate.observe.writer import TraceWriter
+from headgate.integrations.transformers.texts import NamedText, TextSummary, Warn, split_texts, summarise_sequences
+from headgate.observe.trace import RoutingTrace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordingOptions:
+    """How texts are run, and what is kept.
+
+    Attributes:
+        batch: sequences that run together; the shorter are padded on the left, and their padding is marked.
+        generate: tokens to generate after each, greedily.
+        norms: whether to measure what each expert adds to a token.
+        logits: whether to keep the routers' logits.
+    """
+
+    batch: int = 1
+    generate: int = 0
+    norms: bool = False
+    logits: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
 
 
 def load_model(name: str) -> tuple[nn.Module, Any]:
@@ -31,47 +56,11 @@ def load_model(name: str) -> tuple[nn.Module, Any]:
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(name, dtype="auto")
         tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ArtifactError(f"{name} can't be loaded: {reason}; it needs weights and a tokenizer") from error
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ArtifactError(f"{name} can't be loaded: {lines[0]}; it needs weights and a tokenizer") from error
     require_sites(model)
     return model.eval(), tokenizer
-
-
-def read_lines(path: Path, warn: Callable[[str], None]) -> Iterator[str]:
-    """The "text" of each line of a JSONL file; a line without one is named by its number and left out.
-
-    Raises:
-        ArtifactError: there is no such file.
-    """
-    if not path.is_file():
-        raise ArtifactError(f"there is no file {path}; check the path")
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                text = json.loads(line)["text"]
-            except (json.JSONDecodeError, KeyError, TypeError):
-                warn(f'line {number} of {path} is no JSON object with a "text"; it is left out')
-                continue
-            yield str(text)
-
-
-def split_texts(
-    tokenizer: Any, texts: Iterable[str], *, max_length: int, warn: Callable[[str], None]
-) -> Iterator[list[int]]:
-    """Token ids of each text; a text longer than the model's context is several sequences.
-
-    Raises:
-        InputError: a text has no tokens.
-    """
-    for number, text in enumerate(texts, start=1):
-        ids: list[int] = tokenizer(text)["input_ids"]
-        if not ids:
-            raise InputError(f"text {number} (={text!r}) has no tokens; give some text")
-        pieces = [ids[first : first + max_length] for first in range(0, len(ids), max_length)]
-        if len(pieces) > 1:
-            warn(f"text {number} has {len(ids)} tokens, the context {max_length}: it is {len(pieces)} sequences")
-        yield from pieces
 
 
 def context_length(model: Any, *, generate: int) -> int:
@@ -86,41 +75,107 @@ def context_length(model: Any, *, generate: int) -> int:
     return longest - generate
 
 
-def record_sequences(
-    model: Any,
-    sequences: Iterable[list[int]],
-    writer: TraceWriter,
-    *,
-    batch: int,
-    generate: int,
-    metadata: dict[str, Any],
-) -> Iterator[int]:
-    """Run the model on each sequence and append what it decided.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recording:
+    """A model and the texts to record it on.
+
+    Attributes:
+        model, tokenizer: of `load_model`.
+        options: how texts are run.
+        texts: reads the texts from their beginning each time that it is called; it gets what takes warnings.
+        summary: of all sequences.
+        metadata: of the trace.
+        max_length: tokens of a sequence at most.
+    """
+
+    model: Any
+    tokenizer: Any
+    options: RecordingOptions
+    texts: Callable[[Warn], Iterable[NamedText]]
+    summary: TextSummary
+    metadata: Mapping[str, Any]
+    max_length: int
+
+    def sequences(self) -> Iterator[list[int]]:
+        """The token ids of each sequence. What is to be said of a text was said when the recording was prepared."""
+
+        def silent(line: str) -> None:
+            pass
+
+        return split_texts(self.tokenizer, self.texts(silent), max_length=self.max_length, warn=silent)
+
+
+def prepare_recording(
+    name: str, texts: Callable[[Warn], Iterable[NamedText]], options: RecordingOptions, *, warn: Warn
+) -> Recording:
+    """Load a model, and read all texts once to know how many sequences there are; they are not kept.
 
     Args:
-        model: a causal language model.
-        sequences: token ids.
-        writer: of the trace.
-        batch: sequences that run together; the shorter of them are padded on the left, and their padding is marked.
-        generate: tokens to generate after each, greedily.
-        metadata: to keep with the trace.
+        name: a directory or a Hub id.
+        texts: reads them from their beginning each time that it is called.
+        options: how they are run.
+        warn: gets a line about each text that is cut or left out.
+
+    Raises:
+        ArtifactError: no such model or file.
+        InputError: no MoE layer, no text, or no room for what is to be generated.
+    """
+    model, tokenizer = load_model(name)
+    room = context_length(model, generate=options.generate)
+    summary = summarise_sequences(split_texts(tokenizer, texts(warn), max_length=room, warn=warn))
+    metadata = describe_recording(model, tokenizer, name=name, text_hash=summary.text_hash, options=options.to_dict())
+    return Recording(
+        model=model,
+        tokenizer=tokenizer,
+        options=options,
+        texts=texts,
+        summary=summary,
+        metadata=metadata,
+        max_length=room,
+    )
+
+
+def record(recording: Recording, begun: Begun) -> Iterator[int]:
+    """Run the model on the sequences that are not in the file yet, and append what it decided.
+
+    Args:
+        recording: what to run.
+        begun: the open file, and what it holds.
 
     Yields:
-        The sequences done, after each batch.
+        The sequences in the file, after each batch; at first what was there.
     """
-    done = 0
-    waiting = iter(sequences)
-    while group := tuple(islice(waiting, batch)):
-        ids, mask = _pad(group)
-        with tap(model, logits=True) as tape, torch.inference_mode():
-            if generate:
-                options = {"max_new_tokens": generate, "do_sample": False, "pad_token_id": 0}
-                model.generate(ids, attention_mask=mask, **options)
-            else:
-                model(ids, attention_mask=mask, use_cache=False)
-        writer.append(make_trace(tape, metadata=metadata))
+    done, strings = begun.num_sequences, dict[str, str]()
+    next_pass = begun.num_passes
+    waiting = islice(recording.sequences(), done, None)
+    yield done
+    while group := tuple(islice(waiting, recording.options.batch)):
+        piece = _record(recording.model, group, recording.options, begun.metadata)
+        assert piece.token_ids is not None  # Every model here is called with token ids.
+        assert piece.forward_id is not None  # `make_trace` always gives them.
+        occurring = {str(token): token for token in sorted(set(piece.token_ids.tolist()))}
+        new = {key: recording.tokenizer.decode([token]) for key, token in occurring.items() if key not in strings}
+        strings |= new
+        noted = {**piece.metadata, "token_strings": {key: strings[key] for key in occurring}}
+        begun.writer.append(replace(piece, forward_id=piece.forward_id + next_pass, metadata=noted))
+        next_pass += int(piece.forward_id.max()) + 1
         done += len(group)
         yield done
+
+
+def _record(
+    model: Any, group: tuple[list[int], ...], options: RecordingOptions, metadata: Mapping[str, Any]
+) -> RoutingTrace:
+    ids, mask = _pad(group)
+    ids, mask = ids.to(model.device), mask.to(model.device)
+    measured = measure_norms(model) if options.norms else nullcontext()
+    with tap(model, logits=True) as tape, measured as norms, torch.inference_mode():
+        if options.generate:
+            generation = {"max_new_tokens": options.generate, "do_sample": False, "pad_token_id": 0}
+            model.generate(ids, attention_mask=mask, **generation)
+        else:
+            model(ids, attention_mask=mask, use_cache=False)
+    return make_trace(tape, metadata=metadata, norms=norms, with_logits=options.logits)
 
 
 def _pad(sequences: tuple[list[int], ...]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -114,11 +114,12 @@ def _rounding(scores: PageScores | None) -> list[str]:
     if scores is None or scores.router_scores is None:
         return []
     said = "The last digits of scores: they are computed again from logits that are stored in 16 bits"
-    fraction = scores.same_choice_fraction
-    if fraction is None:
+    if not scores.num_decided:
         return [f"{said}."]
-    count = scores.router_logits.shape[0] * scores.router_logits.shape[1]
-    return [f"{said}. The recorded experts follow from them for {fraction:.2%} of {count:,} choices shown with scores."]
+    return [
+        f"{said}. The recorded experts follow from them for {scores.num_same:,} of {scores.num_decided:,} choices "
+        "shown with scores."
+    ]
 
 
 def _plural(number: int, noun: str) -> str:

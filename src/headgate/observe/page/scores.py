@@ -32,14 +32,16 @@ class PageScores:
             is known of no layer.
         select_scores: [L, N, E] float32, with selection bias, -inf where groups mask. None where all layers rank
             `router_scores` themselves.
-        same_choice_fraction: of the choices that the scores alone decide, those that follow from the recorded logits
-            as they were recorded; rounding to float16 moves the others. None where scores alone decide none.
+        num_decided: choices (tokens in a layer) that the scores alone decide.
+        num_same: of these, those that follow from the recorded logits as they were recorded; rounding to float16 moves
+            the others.
     """
 
     router_logits: Float[Tensor, "L N E"]
     router_scores: Float[Tensor, "L N E"] | None
     select_scores: Float[Tensor, "L N E"] | None
-    same_choice_fraction: float | None
+    num_decided: int
+    num_same: int
 
     def arrays(self) -> dict[str, NDArray[Any] | None]:
         """By the names of the page's arrays."""
@@ -88,7 +90,8 @@ def score_again(part: RoutingTrace, layers: Sequence[NotedLayer]) -> PageScores 
         router_logits=part.router_logits,
         router_scores=scores if is_known else None,
         select_scores=ranked if is_ranked_apart else None,
-        same_choice_fraction=torch.cat(is_same).double().mean().item() if is_same else None,
+        num_decided=sum(len(part) for part in is_same),
+        num_same=sum(int(part.sum()) for part in is_same),
     )
 
 
