@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from headgate.observe.page.build import Page
+from headgate.observe.page.document import render_page
 
 WORDS = (
     " the",
@@ -202,6 +206,12 @@ def made_up_page(*traces: dict[str, Any], title: str = "Made-up routing") -> dic
     """A page of one trace, or of two of the same text."""
     comparison = _compare(*traces) if len(traces) == 2 else None
     return {"page": 1, "title": title, "traces": list(traces), "comparison": comparison}
+
+
+def write_made_up(path: Path, *traces: dict[str, Any], title: str = "Made-up routing") -> Path:
+    """A file with the page of one trace, or of two."""
+    path.write_bytes(render_page(Page(header=made_up_page(*traces, title=title))))
+    return path
 
 
 def _compare(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from made_up_page import made_up_page, made_up_trace
-from page_payload import write_page
+from made_up_page import made_up_trace, write_made_up
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 Open = Callable[..., Page]
@@ -68,7 +67,7 @@ def trace() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def trace_file(trace: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_page(tmp_path_factory.mktemp("page") / "one.html", made_up_page(trace))
+    return write_made_up(tmp_path_factory.mktemp("page") / "one.html", trace)
 
 
 @pytest.fixture

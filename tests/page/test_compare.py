@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from made_up_page import made_up_page, made_up_trace
-from page_payload import write_page
+from made_up_page import made_up_trace, write_made_up
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +18,7 @@ def traces():
 
 @pytest.fixture
 def pair(open_file, traces, tmp_path):
-    return open_file(write_page(tmp_path / "two.html", made_up_page(*traces)))
+    return open_file(write_made_up(tmp_path / "two.html", *traces))
 
 
 def test_the_same_views_side_by_side(pair):

@@ -1,14 +1,13 @@
 """Text from a trace is text, whatever it says."""
 
-from made_up_page import HOSTILE, made_up_page, made_up_trace
-from page_payload import write_page
+from made_up_page import HOSTILE, made_up_trace, write_made_up
 
 
 def test_hostile_tokens_are_shown_and_do_not_run(open_file, tmp_path):
     trace = made_up_trace(strings=HOSTILE, name=HOSTILE[0])
     trace["provenance"].append(["notes", HOSTILE[0]])
     trace["verdict"]["sentence"] = trace["note"] = HOSTILE[0]
-    page = open_file(write_page(tmp_path / "hostile.html", made_up_page(trace, title=HOSTILE[0])))
+    page = open_file(write_made_up(tmp_path / "hostile.html", trace, title=HOSTILE[0]))
     assert page.title() == HOSTILE[0]
     assert page.locator("h1").inner_text() == HOSTILE[0]
     texts = set(page.locator("#text .chip bdi").all_inner_texts())

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from made_up_page import WORDS, made_up_page, made_up_trace
-from page_payload import write_page
+from made_up_page import WORDS, made_up_trace, write_made_up
 
 SHOWN = {"\n": "↵"}
 
@@ -78,7 +77,7 @@ def test_the_busiest_first(page, trace):
 
 
 def test_single_passes(page, trace):
-    page.locator("#text select").nth(1).select_option("1")
+    page.locator("#text select").nth(1).select_option(index=1)
     ratios = trace["arrays"]["pass_ratio"][1].astype(float)
     caption = page.locator(".passes figcaption").inner_text()
     assert f"In half of {len(ratios)} passes" in caption
@@ -100,7 +99,7 @@ QUANTITIES = {
 @pytest.mark.parametrize("name", QUANTITIES)
 def test_chips_have_the_numbers_of_the_trace(page, trace, name):
     page.get_by_label("coloured by").select_option(name)
-    page.locator("#text select").nth(1).select_option("2")
+    page.locator("#text select").nth(1).select_option(index=2)
     page.locator(".text-frame").evaluate("frame => frame.scrollTop = 0")
     chips = page.locator("#text .chip")
     chips.first.wait_for()
@@ -146,7 +145,7 @@ def test_keys_walk_through_the_text_and_the_walk_follows(page):
 
 
 def test_experts_have_their_tokens_partners_and_load(page, trace):
-    page.locator("#experts select").select_option("1")
+    page.locator("#experts select").select_option(index=1)
     arrays = trace["arrays"]
     assert page.locator("#experts tbody tr").count() == 8
     row = page.locator("#experts tbody tr").first
@@ -181,7 +180,7 @@ def test_a_trace_of_counts_alone_has_no_tokens_to_show(open_file, tmp_path):
     bare = made_up_trace()
     kept = {"counts": bare["arrays"]["counts"], "topk_ids": bare["arrays"]["topk_ids"][:, :0]}
     bare = {**bare, "arrays": kept, "size": None}
-    page = open_file(write_page(tmp_path / "bare.html", made_up_page(bare)))
+    page = open_file(write_made_up(tmp_path / "bare.html", bare))
     assert page.locator("nav a").all_inner_texts() == ["Verdict", "Map", "Limits"]
 
 
@@ -189,7 +188,7 @@ def test_a_trace_with_only_what_is_required(open_file, tmp_path):
     whole = made_up_trace()
     required = ("counts", "topk_ids", "token_text", "seq_offsets")
     bare = {**whole, "arrays": {name: whole["arrays"][name] for name in required}}
-    page = open_file(write_page(tmp_path / "bare.html", made_up_page(bare)))
+    page = open_file(write_made_up(tmp_path / "bare.html", bare))
     options = page.get_by_label("coloured by").locator("option").all_inner_texts()
     assert options == ["first expert", "one expert across layers"]
     for _ in range(5):

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from made_up_page import made_up_page, made_up_trace
-from page_payload import write_page
+from made_up_page import made_up_trace, write_made_up
 
 STEPS = ["Token in", "Router scores", "Pick top-k", "Experts run", "In parallel", "Combine"]
 
@@ -133,7 +132,7 @@ def test_combine(page, trace, place):
 
 def test_another_token_and_another_layer(page, trace):
     page.get_by_label("Next token").click()
-    page.locator("#walk select").select_option("3")
+    page.locator("#walk select").select_option(index=3)
     token = int(page.locator(".picked").inner_text().split()[1])
     go_to(page, 2)
     assert states(page, "lit") == set(trace["arrays"]["topk_ids"][3, token])
@@ -141,7 +140,7 @@ def test_another_token_and_another_layer(page, trace):
 
 def test_a_biased_router_shows_both_scores_and_a_token_without_scores_says_so(open_file, tmp_path):
     trace = made_up_trace(is_biased=True, num_scored=100, num_experts=16, top_k=4)
-    page = open_file(write_page(tmp_path / "biased.html", made_up_page(trace)))
+    page = open_file(write_made_up(tmp_path / "biased.html", trace))
     token = int(page.locator(".picked").inner_text().split()[1])
     layer = int(page.locator("#walk select").input_value())
     ranked, raw = (trace["arrays"][name][layer, token].astype(float) for name in ("select_scores", "router_scores"))
@@ -162,7 +161,7 @@ def test_a_biased_router_shows_both_scores_and_a_token_without_scores_says_so(op
 def test_a_dropped_choice_is_named(open_file, tmp_path):
     trace = made_up_trace()
     trace["arrays"]["dropped"][:] = 0b10
-    page = open_file(write_page(tmp_path / "dropped.html", made_up_page(trace)))
+    page = open_file(write_made_up(tmp_path / "dropped.html", trace))
     go_to(page, 3)
     assert "picked but full: this token was dropped there" in page.locator(".step").inner_text()
     assert len(states(page, "dropped")) == 1

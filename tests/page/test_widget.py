@@ -2,13 +2,14 @@
 
 import base64
 import zlib
+from pathlib import Path
 
 import pytest
 
+from headgate.observe.page.payload import encode_payload
 from made_up_page import made_up_page, made_up_trace
-from page_payload import TEMPLATE, pack
 
-WIDGET = TEMPLATE.with_name("widget.js")
+WIDGET = Path(__file__).parents[2] / "src" / "headgate" / "observe" / "page" / "widget.js"
 
 # What anywidget does: import the module, hand it a model and an element, and keep what undoes it.
 START = """async ([source, first]) => {
@@ -30,7 +31,7 @@ START = """async ([source, first]) => {
 
 
 def encode(header):
-    return base64.b64encode(zlib.compress(pack(header))).decode()
+    return base64.b64encode(zlib.compress(encode_payload(header))).decode()
 
 
 @pytest.fixture

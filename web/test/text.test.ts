@@ -13,6 +13,7 @@ test("what can't be seen is shown", () => {
   expect(showToken(null, 17)).toBe("#17");
   expect(showToken(null, null)).toBe("·");
   expect(showToken("\u202eevil\u0000", 1)).toBe("‹202E›evil‹0›");
+  expect(showToken("\ud800", 1)).toBe("‹D800›");
   expect(showToken("x".repeat(100), 1)).toBe(`${"x".repeat(60)}…`);
   expect(quoteToken(" water", 1)).toBe("“water”");
 });

@@ -2,8 +2,8 @@
 
 const MARKS: Readonly<Record<string, string>> = { "\n": "↵", "\r": "␍", "\t": "⇥", "\u00a0": "⍽" };
 
-/** Control and format characters: they show nothing, or change the direction of the text around them. */
-const INVISIBLE = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\u00a0]/gu;
+/** Control and format characters and half pairs: they show nothing, or turn the text around them. */
+const INVISIBLE = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}\u00a0]/gu;
 
 const LONGEST = 60;
 

@@ -935,7 +935,7 @@ var Zt = {
 	"\r": "␍",
 	"	": "⇥",
 	"\xA0": "⍽"
-}, Qt = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\u00a0]/gu, $t = 60;
+}, Qt = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}\u00a0]/gu, $t = 60;
 function W(e, t) {
 	if (e === null) return t === null ? "·" : `#${t}`;
 	if (e === "") return "∅";
