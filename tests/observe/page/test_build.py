@@ -16,7 +16,7 @@ from headgate.observe.page.build import PageBudget, make_page
 from headgate.observe.pieces import count_rows, recount
 from headgate.observe.reader import open_trace
 from headgate.observe.record import trace_of
-from headgate.observe.writer import save_trace
+from headgate.observe.writer import TraceWriter, save_trace
 from page_reader import read_payload
 from traces import random_trace
 
@@ -196,6 +196,22 @@ def test_two_traces(tmp_path):
     assert found["layers"][0]["overlap"] == pytest.approx(11 / 12)
     assert found["layers"][2] == {"overlap": 1.0, "flips": 0.0, "jaccard": 1.0, "js_distance": 0.0}
     assert "overlap@2 is 0.9583" in found["sentence"]
+
+
+def test_a_string_of_any_length_takes_little(tmp_path):
+    trace = random_trace(token_strings={str(number): chr(97 + number % 3) * 10**6 for number in range(50)})
+    strings = read(trace)["traces"][0]["strings"]
+    assert sorted(strings) == [letter * 200 + "…" for letter in "abc"]
+
+
+def test_a_recording_that_goes_on_is_said_to(tmp_path):
+    writer = TraceWriter(tmp_path / "a.safetensors")
+    writer.append(named_trace())
+    writer.flush()
+    note = read(open_trace(tmp_path / "a.safetensors"))["traces"][0]["note"]
+    assert note.endswith("The recording was interrupted, or goes on: this is what it had written.")
+    writer.close()
+    assert "interrupted" not in read(open_trace(tmp_path / "a.safetensors"))["traces"][0]["note"]
 
 
 def test_traces_of_other_texts_are_refused():

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from headgate.observe.align import TraceSource
 from headgate.observe.noted import NotedLayer
 from headgate.observe.page.scores import PageScores
+from headgate.observe.reader import TraceFile
 from headgate.observe.summary import TraceSummary
 from headgate.observe.trace import RoutingTrace
 
@@ -56,7 +57,7 @@ def _backends(value: object) -> str:
 
 
 def origin(trace: TraceSource) -> str:
-    """One sentence: that this was recorded, of what."""
+    """What was recorded, of what."""
     metadata = trace.metadata
     model = _short(metadata["model"]) if metadata.get("model") else "a model that the trace does not name"
     created = f" on {_short(metadata['created'])}" if metadata.get("created") else ""
@@ -65,7 +66,10 @@ def origin(trace: TraceSource) -> str:
         return (
             f"Rows per expert, counted while {model} ran{engine}{created}; what single tokens chose was not recorded."
         )
-    return f"Recorded while {model} ran{engine}{created}. Every number on this page is from that run; none is made up."
+    said = f"Recorded while {model} ran{engine}{created}. Every number on this page is from that run; none is made up."
+    if isinstance(trace, TraceFile) and not trace.is_complete:
+        return f"{said} The recording was interrupted, or goes on: this is what it had written."
+    return said
 
 
 def not_shown(

@@ -26,6 +26,9 @@ _OF_CHOICES = (
 UNKNOWN = -1
 """In place of a string: the trace does not have it."""
 
+_LONGEST = 200
+"""Characters of a token that a page keeps: a real one is far shorter, and a made-up one could fill the page."""
+
 
 class StringTable:
     """The strings of a page, each once, and where the text of a token id is among them."""
@@ -47,7 +50,8 @@ class StringTable:
             >>> table.look_up([7, 8]).tolist(), table.strings
             ([0, -1], [' the'])
         """
-        texts = (self._text_of_id.get(str(token_id)) for token_id in token_ids)
+        found = (self._text_of_id.get(str(token_id)) for token_id in token_ids)
+        texts = (text if text is None or len(text) <= _LONGEST else text[:_LONGEST] + "…" for text in found)
         return np.array(
             [UNKNOWN if text is None else self._place.setdefault(text, len(self._place)) for text in texts],
             dtype=np.int32,
