@@ -32,7 +32,11 @@ def distinct(seed=0, **options):
 def test_a_trace_agrees_with_itself():
     found = diff_traces(distinct(), distinct())
     assert dataclasses.astuple(found.agreement) == (1.0, 1.0, 1.0, 0.0, 0.0)
-    assert found.overlap_interval == (1.0, 1.0)
+    # Three sequences that agree show that most do: Clopper and Pearson's bound for 3 of 3.
+    assert found.overlap_interval == (pytest.approx(0.025 ** (1 / 3)), 1.0)
+    assert found.flipped_interval == (0.0, pytest.approx(1 - 0.025 ** (1 / 3)))
+    assert found.layers[0].overlap_interval == found.overlap_interval
+    assert found.buckets[0].flipped_interval == found.flipped_interval
     assert (found.num_tokens, found.num_unmatched, found.is_checked, found.k) == (12, (0, 0), True, 2)
     assert [layer.load_distance for layer in found.layers] == [0.0] * 3
     assert found.tokens == ()

@@ -1,13 +1,8 @@
-import math
-
-import numpy as np
 import pytest
 import torch
-from scipy import stats
 
-from headgate.errors import BackendError, InputError
-from headgate.observe.intervals import proportion_interval, ratio_interval
-from headgate.observe.structure import coactivation, layer_persistence, specialisation, token_persistence
+from headgate.errors import InputError
+from headgate.observe.structure import chance_coactivation, chance_overlap, coactivation, token_overlaps
 from headgate.observe.utilisation import (
     active_fraction,
     balancedness,
@@ -55,67 +50,47 @@ def test_coactivation_counts_pairs():
     assert coactivation(ids[:0], num_experts=3).tolist() == [[0] * 3] * 3
 
 
+def test_pairs_by_chance_have_the_partners_of_each_expert():
+    together = torch.tensor([[9, 4, 3, 2], [4, 7, 2, 1], [3, 2, 5, 0], [2, 1, 0, 3]])
+    chance = chance_coactivation(together)
+    off_diagonal = together.double().fill_diagonal_(0)
+    # 200 steps of a map that halves the error.
+    torch.testing.assert_close(chance.sum(1), off_diagonal.sum(1))
+    assert torch.equal(chance, chance.t())
+    # Quasi-independent: the cross ratio of any four different experts is 1.
+    assert (chance[0, 1] * chance[2, 3] / (chance[0, 2] * chance[1, 3])).item() == pytest.approx(1.0)
+
+
+def test_pairs_drawn_by_frequency_are_chance():
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.tensor([4.0, 2.0, 1.0, 1.0, 1.0, 1.0])
+    pairs = torch.outer(weights, weights).fill_diagonal_(0).triu()
+    drawn = torch.multinomial(pairs.flatten(), 20000, replacement=True, generator=generator)
+    together = coactivation(torch.stack([drawn // 6, drawn % 6], 1), num_experts=6)
+    chance = chance_coactivation(together)
+    is_pair = ~torch.eye(6, dtype=torch.bool)
+    # 15 pairs, each Poisson about its mean: none goes beyond 4 deviations but once in 1000 such tests.
+    assert ((together - chance)[is_pair] / chance[is_pair].sqrt()).abs().max() < 4
+
+
+def test_nothing_together_is_no_chance():
+    assert chance_coactivation(torch.tensor([[3, 0], [0, 5]])).tolist() == [[0.0, 0.0], [0.0, 0.0]]
+
+
 def test_neighbours_of_other_sequences_are_none():
     ids = torch.tensor([[0, 1], [1, 2], [1, 2], [3, 4]])
-    assert token_persistence(ids, torch.tensor([0, 2, 4])).item() == 0.25
-    assert token_persistence(ids, torch.tensor([0, 4])).item() == 0.5
-    assert token_persistence(ids, torch.tensor([0, 1, 2, 3, 4])).isnan()
+    overlaps, tokens = token_overlaps(ids, torch.tensor([0, 2, 4]))
+    assert (overlaps.tolist(), tokens.tolist()) == ([0.5, 0.0], [1, 3])
+    assert token_overlaps(ids, torch.tensor([0, 4]))[0].tolist() == [0.5, 1.0, 0.0]
+    assert token_overlaps(ids, torch.arange(5))[0].numel() == 0
 
 
-def test_layers_next_to_each_other():
-    ids = torch.tensor([[[0, 1], [2, 3]], [[0, 5], [2, 3]], [[7, 8], [7, 8]]])
-    assert layer_persistence(ids).tolist() == [0.75, 0.0]
-
-
-def test_specialisation_is_found_and_chance_is_not():
+def test_the_overlap_of_independent_choices():
     generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(0, 20, (2000,), generator=generator)
-    by_token = specialisation((tokens % 4)[:, None], tokens, num_experts=4)
-    assert by_token.information == pytest.approx(math.log(4), rel=0.01)
-    assert by_token.p_value == 1 / 21
-    chance = specialisation(torch.randint(0, 4, (2000, 1), generator=generator), tokens, num_experts=4)
-    # The estimate's bias is about (20 - 1) * (4 - 1) / (2 * 2000) nats (Miller 1955); shuffling has the same.
-    assert chance.information == pytest.approx(19 * 3 / 4000, rel=0.5)
-    assert abs(chance.excess) < 0.5 * chance.information
-    assert chance.p_value > 0.05
-
-
-def test_nothing_chosen_is_nothing_to_explain():
-    with pytest.raises(InputError, match=r"^topk_ids holds no choice, so there is nothing that tokens could say"):
-        specialisation(torch.tensor([[-1]]), torch.tensor([3]), num_experts=2)
-
-
-def test_the_interval_of_a_fraction():
-    # Wilson's formula by hand.
-    n, p, z = 50, 0.2, stats.norm.ppf(0.975)
-    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    assert proportion_interval(10, 50) == pytest.approx((middle - half, middle + half))
-    with pytest.raises(InputError, match=r"^total \(=0\) must be at least 1"):
-        proportion_interval(0, 0)
-
-
-def test_the_interval_of_a_ratio_covers_the_truth():
-    rng = np.random.default_rng(0)
-    hits = 0
-    for seed in range(40):
-        # Sequences with fractions of their own, around 0.7.
-        wholes = np.full(60, 100.0)
-        parts = rng.binomial(100, rng.normal(0.7, 0.1, 60).clip(0, 1)).astype(float)
-        low, high = ratio_interval(parts, wholes, seed=seed)
-        hits += low <= 0.7 <= high
-        # Far wider than if its 6000 tokens were independent.
-        assert high - low > 3 * math.sqrt(0.21 / 6000)
-    # A binomial of 40 with p = 0.95 is below 33 once in 2000.
-    assert hits >= 33
-
-
-def test_one_sequence_has_no_interval():
-    with pytest.raises(InputError, match=r"^sequences \(=1\) must be at least 2; one alone does not show"):
-        ratio_interval(np.ones(1), np.ones(1))
-
-
-def test_without_scipy_it_says_how_to_get_it(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "scipy", None)
-    with pytest.raises(BackendError, match=r"^scipy is not installed; pip install 'headgate\[observe\]'$"):
-        proportion_interval(1, 2)
+    weights = torch.tensor([3.0, 2.0, 1.0, 1.0, 1.0]).expand(20000, -1)
+    ids = torch.multinomial(weights, 2, generator=generator)
+    counts = torch.bincount(ids.flatten(), minlength=5)
+    overlaps, _ = token_overlaps(ids, torch.tensor([0, len(ids)]))
+    # Neighbours' overlaps are nearly independent, each with a deviation of at most 1/2.
+    assert overlaps.mean().item() == pytest.approx(chance_overlap(counts, counts, len(ids)), abs=4 * 0.5 / 20000**0.5)
+    assert chance_overlap(torch.zeros(2).long(), torch.zeros(2).long(), 3) == 0.0

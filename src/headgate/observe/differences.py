@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from headgate.observe.intervals import Interval
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
@@ -32,6 +34,7 @@ class LayerDiff:
     Attributes:
         layer: decoder layer.
         agreement: its means.
+        overlap_interval: 95 %, of the overlap, as in `TraceDiff`.
         load_distance: Jensen-Shannon distance of the loads on the shared tokens.
         gained: the experts that gained most, with the change of their part of the rows.
         lost: those that lost most.
@@ -40,6 +43,7 @@ class LayerDiff:
 
     layer: int
     agreement: Agreement
+    overlap_interval: Interval | None
     load_distance: float
     gained: tuple[tuple[int, float], ...]
     lost: tuple[tuple[int, float], ...]
@@ -54,12 +58,14 @@ class MarginBucket:
         mean_margin: of the reference.
         overlap: overlap@k.
         flipped_fraction: tokens whose set of experts changed.
+        flipped_interval: 95 %, of that fraction, as in `TraceDiff`.
         share_of_flips: of all that changed, the part in this bucket.
     """
 
     mean_margin: float
     overlap: float
     flipped_fraction: float
+    flipped_interval: Interval | None
     share_of_flips: float
 
 
@@ -93,7 +99,8 @@ class TraceDiff:
         num_unmatched: sequences that only the first, or only the second, has.
         is_checked: whether token ids say that the tokens are the same.
         agreement: over all tokens and layers.
-        overlap_interval: 95 %, from drawing sequences; None with fewer than two, or without scipy.
+        overlap_interval, flipped_interval: 95 %, of the overall means, with sequences as what is independent (see
+            `headgate.observe.intervals`); None with fewer than two, or without scipy.
         layers: one for each.
         buckets: by margin; empty where the first trace has none.
         tokens: those that changed most.
@@ -104,7 +111,8 @@ class TraceDiff:
     num_unmatched: tuple[int, int]
     is_checked: bool
     agreement: Agreement
-    overlap_interval: tuple[float, float] | None
+    overlap_interval: Interval | None
+    flipped_interval: Interval | None
     layers: tuple[LayerDiff, ...]
     buckets: tuple[MarginBucket, ...]
     tokens: tuple[ChangedToken, ...]

@@ -1,17 +1,18 @@
-"""Measure what routing has learned: which experts go together, how choices follow each other, what they depend on."""
+"""Measure how choices go together: of one token, of neighbours, of neighbouring layers; and what chance gives."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from headgate.errors import InputError
 from headgate.flow import NO_EXPERT
 from headgate.observe.agreement import overlap_at_k
+
+_FITTING_STEPS = 200
+"""Far more than loads need that are not all on one expert; a step is as cheap as a sum over the experts."""
 
 
 def coactivation(topk_ids: Int[Tensor, "T K"], *, num_experts: int) -> Int[Tensor, "E E"]:
@@ -32,106 +33,72 @@ def coactivation(topk_ids: Int[Tensor, "T K"], *, num_experts: int) -> Int[Tenso
     return torch.stack([(block.t() @ block).long() for block in blocks]).sum(0)
 
 
-def token_persistence(topk_ids: Int[Tensor, "*L T K"], seq_offsets: Int[Tensor, " S_plus_1"]) -> Float[Tensor, "*L"]:
-    """Compute how much of its choice a token shares with the token before it in its sequence (overlap@K).
+def chance_coactivation(together: Int[Tensor, "E E"]) -> Float[Tensor, "E E"]:
+    """Compute how many tokens would choose both of two experts if partners were picked by their frequency alone.
+
+    m_ij = a_i a_j for i != j, such that each expert has as many partners as it really has (quasi-independence). Not
+    n_i n_j / T: a token never chooses an expert twice, so even independent choices fall short of that.
+
+    Args:
+        together: of `coactivation`.
 
     Returns:
-        [...] float64 in [0, 1]; about K / E where choices are independent and even. NaN without neighbours.
+        [E, E] float64, symmetric, with zeros on the diagonal.
+
+    References:
+        Goodman, "The Analysis of Cross-Classified Data: Independence, Quasi-Independence, ...", 1968,
+        https://doi.org/10.1080/01621459.1968.10480916.
 
     Example:
-        >>> token_persistence(torch.tensor([[0], [0], [1]]), torch.tensor([0, 3])).item()
-        0.5
+        >>> chance_coactivation(torch.tensor([[2, 2, 0], [2, 2, 0], [0, 0, 0]]))[0].round().tolist()
+        [0.0, 2.0, 0.0]
+    """
+    partners = together.double().fill_diagonal_(0.0).sum(1)
+    factors = (partners / partners.sum().clamp(min=1.0).sqrt()).clone()
+    for _ in range(_FITTING_STEPS):
+        others = factors.sum() - factors
+        # The root of the plain step, which would swing to and fro.
+        factors = (factors * partners / others).sqrt().where(partners * others > 0, 0.0)
+    return torch.outer(factors, factors).fill_diagonal_(0.0)
+
+
+def token_overlaps(
+    topk_ids: Int[Tensor, "*L T K"], seq_offsets: Int[Tensor, " S_plus_1"]
+) -> tuple[Float[Tensor, "*L N"], Int[Tensor, " N"]]:
+    """Compute how much of its choice each token shares with the token before it in its sequence (overlap@K).
+
+    Returns:
+        The overlap of each of the N tokens that have one before them, and which tokens these are.
+
+    Example:
+        >>> overlaps, tokens = token_overlaps(torch.tensor([[0], [0], [1]]), torch.tensor([0, 3]))
+        >>> overlaps.tolist(), tokens.tolist()
+        ([1.0, 0.0], [1, 2])
     """
     is_first = torch.zeros(topk_ids.shape[-2] + 1, dtype=torch.bool)
     is_first[seq_offsets] = True
-    overlap = overlap_at_k(topk_ids[..., 1:, :], topk_ids[..., :-1, :])
-    return overlap[..., ~is_first[1:-1]].mean(-1)
+    tokens = (~is_first[:-1]).nonzero()[:, 0]
+    return overlap_at_k(topk_ids[..., tokens, :], topk_ids[..., tokens - 1, :]), tokens
 
 
-def layer_persistence(topk_ids: Int[Tensor, "L T K"]) -> Float[Tensor, " L_minus_1"]:
-    """Compute how much of the ids chosen in a layer are chosen in the next one too (overlap@K).
+def chance_overlap(first: Int[Tensor, " E"], second: Int[Tensor, " E"], num_tokens: int) -> float:
+    """Compute the overlap@K that two choices have on average if neither depends on the other.
 
-    Experts of different layers have nothing to do with each other, so about K / E is what to expect; more shows that
-    layers share a router, or that ids were mixed up.
-
-    Returns:
-        [L - 1] float64 in [0, 1].
-
-    Example:
-        >>> layer_persistence(torch.tensor([[[0]], [[0]], [[1]]])).tolist()
-        [1.0, 0.0]
-    """
-    return overlap_at_k(topk_ids[1:], topk_ids[:-1]).mean(-1)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Specialisation:
-    """How much a token's id says about its experts.
-
-    Attributes:
-        information: mutual information of token id and expert, nats, as estimated; biased upwards in small samples.
-        baseline: mean of the same estimate with the tokens shuffled, which shows that bias.
-        excess: information - baseline.
-        p_value: how likely shuffling gives as much: (1 + shuffles that do) / (1 + shuffles).
-    """
-
-    information: float
-    baseline: float
-    excess: float
-    p_value: float
-
-
-def specialisation(
-    topk_ids: Int[Tensor, "T K"],
-    token_ids: Int[Tensor, " T"],
-    *,
-    num_experts: int,
-    num_permutations: int = 20,
-    seed: int = 0,
-) -> Specialisation:
-    """Compute the mutual information of a row's token id and its expert, against shuffled tokens.
-
-    sum p(t, e) ln(p(t, e) / (p(t) p(e))) over the rows.
+    sum_e p_e q_e / max(sum p, sum q), with p_e = n_e / T the part of the tokens that chose expert e.
 
     Args:
-        topk_ids: [T, K] of one layer.
-        token_ids: [T].
-        num_experts: E.
-        num_permutations: shuffles of the tokens.
-        seed: of the shuffles.
+        first: [E] tokens that chose each expert, the first time.
+        second: [E] the second time.
+        num_tokens: T.
 
-    Raises:
-        InputError: there are no rows.
+    Returns:
+        In [0, 1]; K / E where loads are even.
 
     Example:
-        >>> ids = torch.tensor([[0], [1]]).repeat(50, 1)
-        >>> found = specialisation(ids, ids[:, 0], num_experts=2)
-        >>> round(found.information, 3), round(found.baseline, 1), found.p_value < 0.05
-        (0.693, 0.0, True)
+        >>> even = torch.tensor([5, 5, 5, 5])
+        >>> chance_overlap(even, even, 10)
+        0.5
     """
-    tokens, slots = (topk_ids != NO_EXPERT).nonzero(as_tuple=True)
-    if len(tokens) == 0:
-        raise InputError("topk_ids holds no choice, so there is nothing that tokens could say about it")
-    experts = topk_ids[tokens, slots]
-    kinds = torch.unique(token_ids, return_inverse=True)[1]
-    generator = torch.Generator().manual_seed(seed)
-    found = _mutual_information(kinds[tokens], experts, num_experts)
-    shuffled = [
-        _mutual_information(kinds[torch.randperm(len(kinds), generator=generator)][tokens], experts, num_experts)
-        for _ in range(num_permutations)
-    ]
-    baseline = sum(shuffled) / num_permutations
-    return Specialisation(
-        information=found,
-        baseline=baseline,
-        excess=found - baseline,
-        p_value=(1 + sum(value >= found for value in shuffled)) / (1 + num_permutations),
-    )
-
-
-def _mutual_information(kinds: Int[Tensor, " R"], experts: Int[Tensor, " R"], num_experts: int) -> float:
-    pairs = torch.unique(kinds * num_experts + experts, return_counts=True)[1].double() / len(kinds)
-    of_kind = torch.bincount(kinds).double() / len(kinds)
-    of_expert = torch.bincount(experts).double() / len(kinds)
-    entropies: list[float] = [torch.special.entr(shares).sum().item() for shares in (of_kind, of_expert, pairs)]
-    return max(0.0, entropies[0] + entropies[1] - entropies[2])
+    p, q = (counts.double() / max(1, num_tokens) for counts in (first, second))
+    most = float(torch.maximum(p.sum(), q.sum()))
+    return float((p * q).sum()) / most if most else 0.0

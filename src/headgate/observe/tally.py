@@ -6,14 +6,14 @@ import heapq
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
-from headgate.errors import BackendError
 from headgate.observe.agreement import jaccard, load_distance, overlap_at_k, rank_correlation, weight_moved
 from headgate.observe.align import Alignment, TraceSource
 from headgate.observe.differences import Agreement, ChangedToken, LayerDiff, MarginBucket, TraceDiff
-from headgate.observe.intervals import ratio_interval
+from headgate.observe.intervals import Interval, SequenceSums, one_interval
 from headgate.observe.pieces import count_rows
 from headgate.observe.trace import RoutingTrace
 
@@ -43,7 +43,8 @@ class Tally:
         num_layers = len(first.layer_index)
         self._sums: dict[str, Tensor] = {}
         self._rows = torch.zeros(2, num_layers, first.num_experts, dtype=torch.int64)
-        self._by_sequence = np.zeros((2, int(alignment.sequence[-1]) + 1))
+        self._overlap, self._flips = SequenceSums((num_layers,)), SequenceSums((NUM_BUCKETS,))
+        self._all = SequenceSums((2,))
         # Tokens, margins, overlap, flips.
         self._buckets = torch.zeros(4, NUM_BUCKETS, dtype=torch.float64)
         self._changed: list[tuple[float, int, int]] = []
@@ -65,11 +66,12 @@ class Tally:
             )
         for side, trace in enumerate((a, b)):
             self._rows[side] += count_rows(trace.topk_ids, num_experts=self._rows.shape[2], is_dropped=trace.is_dropped)
-        per_token = overlap.mean(0)
-        np.add.at(self._by_sequence[0], self._alignment.sequence[part], per_token.numpy())
-        np.add.at(self._by_sequence[1], self._alignment.sequence[part], 1.0)
-        self._add_buckets(a, overlap, flipped)
-        self._keep_most_changed(per_token, flipped.sum(0), part.start)
+        sequence = torch.from_numpy(self._alignment.sequence[part])
+        self._overlap.add_tokens(sequence, overlap, torch.ones_like(overlap))
+        overall = torch.stack([overlap.sum(0), flipped.double().sum(0)])
+        self._all.add_tokens(sequence, overall, torch.full_like(overall, len(overlap)))
+        self._add_buckets(a, overlap, flipped, sequence)
+        self._keep_most_changed(overlap.mean(0), flipped.sum(0), part.start)
 
     def _sum(self, name: str, values: Float[Tensor, "L T"]) -> None:
         self._sums[name] = self._sums.get(name, torch.zeros(len(values), dtype=torch.float64)) + values.sum(1)
@@ -78,14 +80,18 @@ class Tally:
         self._sum(name, values.nan_to_num(nan=0.0))
         self._sum(f"{name} known", (~values.isnan()).double())
 
-    def _add_buckets(self, a: RoutingTrace, overlap: Float[Tensor, "L T"], flipped: Tensor) -> None:
+    def _add_buckets(
+        self, a: RoutingTrace, overlap: Float[Tensor, "L T"], flipped: Bool[Tensor, "L T"], sequence: Int[Tensor, " T"]
+    ) -> None:
         if self._thresholds is None or a.select_margin is None:
             return
         margins = a.select_margin.float()
-        bucket = (margins[..., None] > self._thresholds[:, None]).sum(-1).flatten()
+        bucket = (margins[..., None] > self._thresholds[:, None]).sum(-1)
+        is_in = torch.nn.functional.one_hot(bucket, NUM_BUCKETS).permute(2, 0, 1)
+        self._flips.add_tokens(sequence, (is_in * flipped).sum(1).double(), is_in.sum(1).double())
         finite = margins.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
         for row, values in enumerate((torch.ones_like(overlap), finite.double(), overlap, flipped.double())):
-            self._buckets[row] += torch.bincount(bucket, weights=values.flatten(), minlength=NUM_BUCKETS)
+            self._buckets[row] += torch.bincount(bucket.flatten(), weights=values.flatten(), minlength=NUM_BUCKETS)
 
     def _keep_most_changed(self, overlap: Float[Tensor, " T"], changed: Int[Tensor, " T"], begin: int) -> None:
         order = overlap.argsort(stable=True)[:MOST_CHANGED].tolist()
@@ -95,14 +101,16 @@ class Tally:
     def finish(self, matching: Tensor | None) -> TraceDiff:
         """Divide, and put everything together."""
         layers = self._first.layer_index.tolist()
+        overall = self._all.intervals()
         return TraceDiff(
             k=self._k,
             num_tokens=len(self._alignment.first),
             num_unmatched=self._alignment.num_unmatched,
             is_checked=self._alignment.is_checked,
             agreement=self._agreement(slice(None)),
-            overlap_interval=self._interval(),
-            layers=tuple(self._layer(row, layer, matching) for row, layer in enumerate(layers)),
+            overlap_interval=_column(overall, 0),
+            flipped_interval=_column(overall, 1),
+            layers=self._layers(layers, matching),
             buckets=self._margin_buckets(),
             tokens=tuple(self._changed_token(*item) for item in self._changed),
         )
@@ -125,16 +133,11 @@ class Tally:
             flipped_fraction=mean("flipped"),
         )
 
-    def _interval(self) -> tuple[float, float] | None:
-        parts, wholes = (values[self._by_sequence[1] > 0] for values in self._by_sequence)
-        if len(parts) < 2:
-            return None
-        try:
-            return ratio_interval(parts, wholes)
-        except BackendError:
-            return None
+    def _layers(self, layers: list[int], matching: Tensor | None) -> tuple[LayerDiff, ...]:
+        intervals = self._overlap.intervals()
+        return tuple(self._layer(row, layer, matching, _column(intervals, row)) for row, layer in enumerate(layers))
 
-    def _layer(self, row: int, layer: int, matching: Tensor | None) -> LayerDiff:
+    def _layer(self, row: int, layer: int, matching: Tensor | None, interval: Interval | None) -> LayerDiff:
         shares = self._rows[:, row].double() / self._rows[:, row].double().sum(1, keepdim=True)
         change = (shares[1] - shares[0]).nan_to_num(nan=0.0)
         order = change.argsort(stable=True).tolist()
@@ -143,6 +146,7 @@ class Tally:
         return LayerDiff(
             layer=layer,
             agreement=self._agreement(slice(row, row + 1)),
+            overlap_interval=interval,
             load_distance=load_distance(self._rows[0, row], self._rows[1, row]).item(),
             gained=tuple(item for item in gained if item[1] > 0),
             lost=tuple(item for item in lost if item[1] < 0),
@@ -151,12 +155,13 @@ class Tally:
 
     def _margin_buckets(self) -> tuple[MarginBucket, ...]:
         tokens, margins, overlap, flips = self._buckets.tolist()
-        total = sum(flips)
+        total, intervals = sum(flips), self._flips.intervals()
         return tuple(
             MarginBucket(
                 mean_margin=margins[bucket] / tokens[bucket],
                 overlap=overlap[bucket] / tokens[bucket],
                 flipped_fraction=flips[bucket] / tokens[bucket],
+                flipped_interval=_column(intervals, bucket),
                 share_of_flips=flips[bucket] / total if total else 0.0,
             )
             for bucket in range(NUM_BUCKETS)
@@ -177,3 +182,7 @@ class Tally:
             changed_layers=changed,
             overlap=overlap,
         )
+
+
+def _column(intervals: NDArray[np.float64] | None, place: int) -> Interval | None:
+    return one_interval(None if intervals is None else intervals[:, place])
