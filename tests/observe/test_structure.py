@@ -33,7 +33,9 @@ def test_utilisation_and_balancedness():
     assert utilisation(COLLAPSED).tolist() == [0.0, 2.0, 0.0, 2.0]
     assert balancedness(COLLAPSED, num_devices=2).item() == 1.0
     assert balancedness(torch.tensor([90, 10, 0, 0]), num_devices=2).item() == 0.5
-    with pytest.raises(InputError, match=r"^num_devices \(=3\) must divide the number of experts \(=4\)$"):
+    with pytest.raises(
+        InputError, match=r"^num_devices \(=3\) must divide the number of experts \(=4\); give one that does$"
+    ):
         balancedness(BALANCED, num_devices=3)
 
 

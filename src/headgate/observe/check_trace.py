@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from headgate.flow import NO_EXPERT
 from headgate.observe.agreement import overlap_at_k
 from headgate.observe.align import TraceSource
 from headgate.observe.findings import Finding, Status, name_layers
 from headgate.observe.health import LayerHealth, health
+from headgate.observe.layer_summary import LayerSummary
 from headgate.observe.reader import TraceFile
 from headgate.observe.summary import TraceSummary, summarise_trace
 from headgate.observe.validate import validate_trace
@@ -42,7 +45,7 @@ def check_routing(trace: TraceSource) -> list[Finding]:
     return [
         _check_collapse(verdicts),
         _check_passes(summary),
-        _check_dead(verdicts),
+        _check_dead(summary),
         _check_drops(summary),
         _check_ties(summary),
         _check_nan(summary),
@@ -79,12 +82,9 @@ def _verdicts(trace: TraceSource, summary: TraceSummary) -> dict[int, LayerHealt
     for layer, note, row in zip(summary.layers, noted, range(summary.num_layers), strict=True):
         if sum(layer.expert_counts) == 0:
             continue
-        router = note.get("router") or {}
-        num_experts = router.get("num_experts", summary.num_experts)
-        # A layer with fewer experts than the widest has columns that belong to none.
-        width = num_experts if isinstance(num_experts, int) and num_experts > 0 else summary.num_experts
-        top_k = router.get("top_k", summary.top_k)
-        found[layer.layer] = health(trace.counts[row, :width], top_k=top_k if isinstance(top_k, int) else summary.top_k)
+        top_k = (note.get("router") or {}).get("top_k", summary.top_k)
+        counts = trace.counts[row, : len(layer.expert_counts)]
+        found[layer.layer] = health(counts, top_k=top_k if isinstance(top_k, int) else summary.top_k)
     return found
 
 
@@ -117,37 +117,58 @@ def _check_passes(summary: TraceSummary) -> Finding:
     return Finding(check="balance per pass", status="pass", sentence=said)
 
 
-def _check_dead(verdicts: dict[int, LayerHealth]) -> Finding:
-    dead = {layer: found.dead for layer, found in verdicts.items() if found.dead.count}
-    if not dead:
-        return Finding(check="dead experts", status="pass", sentence="every expert of every layer got rows")
-    number = sum(found.count for found in dead.values())
-    sure = [layer for layer, found in dead.items() if found.is_sample_sufficient]
+def _check_dead(summary: TraceSummary) -> Finding:
+    name = "dead experts"
+    layers = [layer for layer in summary.layers if layer.dead.count and layer.dead.num_rows]
+    if not layers:
+        return Finding(check=name, status="pass", sentence="every expert of every layer got rows")
+    number = sum(layer.dead.count for layer in layers)
+    sure = [layer.layer for layer in layers if layer.is_death_shown]
     if sure:
         said = f"{number} experts got nothing; the sample shows it for {name_layers(sure)}"
-        return Finding(check="dead experts", status="fail", sentence=said)
-    needed = max(found.num_rows_needed for found in dead.values())
-    rows = min(found.num_rows for found in dead.values())
+        return Finding(check=name, status="fail", sentence=said)
+    needed = max(layer.dead.num_rows_needed for layer in layers)
+    rows = min(layer.dead.num_rows for layer in layers)
+    bounds = [layer.dead_bound for layer in layers if layer.dead_bound is not None]
+    if rows >= needed and bounds:
+        said = f"{number} experts got nothing, but the sequences differ so much that one may have up to "
+        said += f"{max(bounds):.2f} of an even share (95 %); record more of them"
+        return Finding(check=name, status="unknown", sentence=said)
     said = f"{number} experts got nothing, but {rows} rows in a layer are too few to call them dead ({needed} would do)"
-    return Finding(check="dead experts", status="unknown", sentence=said)
+    return Finding(check=name, status="unknown", sentence=said)
+
+
+def _worst(
+    summary: TraceSummary, fraction: Callable[[LayerSummary], float | None]
+) -> tuple[LayerSummary, float] | None:
+    """The layer in which a fraction is largest, or None where no layer knows it."""
+    known = [(layer, value) for layer in summary.layers if (value := fraction(layer)) is not None]
+    return max(known, key=lambda item: item[1]) if known else None
 
 
 def _check_drops(summary: TraceSummary) -> Finding:
-    known = {layer.layer: layer.drop_fraction for layer in summary.layers if layer.drop_fraction is not None}
-    if not known:
+    found = _worst(summary, lambda layer: layer.drop_fraction)
+    if found is None:
         return Finding(check="drops", status="unknown", sentence="the trace does not say what was dropped")
-    worst = max(known, key=lambda layer: known[layer])
-    said = f"{known[worst]:.2%} of the choices were dropped in layer {worst}, the worst"
-    return Finding(check="drops", status="warn" if known[worst] > DROP_FRACTION else "pass", sentence=said)
+    layer, fraction = found
+    interval = "" if layer.drop_interval is None else "; 95 %: {:.2%} to {:.2%}".format(*layer.drop_interval)
+    return Finding(
+        check="drops",
+        status="warn" if fraction > DROP_FRACTION else "pass",
+        sentence=f"{fraction:.2%} of the choices were dropped in layer {layer.layer}, the worst{interval}",
+    )
 
 
 def _check_ties(summary: TraceSummary) -> Finding:
-    known = {layer.layer: layer.tie_fraction for layer in summary.layers if layer.tie_fraction is not None}
-    if not known:
+    found = _worst(summary, lambda layer: layer.tie_fraction)
+    if found is None:
         return Finding(check="ties", status="unknown", sentence="the trace has no margins")
-    worst = max(known, key=lambda layer: known[layer])
-    said = f"{known[worst]:.2%} of the tokens have a margin of 0 (in float16) in layer {worst}, the worst"
-    return Finding(check="ties", status="warn" if known[worst] > TIE_FRACTION else "pass", sentence=said)
+    layer, fraction = found
+    return Finding(
+        check="ties",
+        status="warn" if fraction > TIE_FRACTION else "pass",
+        sentence=f"{fraction:.2%} of the tokens have a margin of 0 (in float16) in layer {layer.layer}, the worst",
+    )
 
 
 def _check_nan(summary: TraceSummary) -> Finding:
@@ -170,7 +191,7 @@ def _check_dtype_flips(trace: TraceFile) -> Finding:
         said = "no layer chooses by its logits alone, so they do not say what rounding changes; check the model itself"
         return Finding(check=name, status="unknown", sentence=said)
     flipped, total = 0.0, 0
-    for chunk in trace.chunks():
+    for chunk in trace.uncounted_chunks():
         assert chunk.router_logits is not None  # `has` said so.
         logits, ids = chunk.router_logits[rows].float(), chunk.topk_ids[rows]
         is_empty = ids == NO_EXPERT

@@ -127,8 +127,8 @@ def ratio_intervals(sums: Float[Tensor, 6 * L], *, confidence: float = CONFIDENC
     Returns:
         [2, ...] low and high; NaN with fewer than two sequences. None without scipy.
     """
-    stats = _stats()
-    if stats is None:
+    special = _special()
+    if special is None:
         return None
     # A single ratio gets an axis, on which it has no neighbours.
     x, n, xx, xn, nn, num = (values.numpy() for values in sums.view(6, *(sums.shape[1:] or (1,))))
@@ -136,22 +136,22 @@ def ratio_intervals(sums: Float[Tensor, 6 * L], *, confidence: float = CONFIDENC
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = x / n
         variance = num / (num - 1) * (xx - 2 * ratio * xn + ratio**2 * nn) / n**2
-        size = _effective_sizes(n, num, variance * n / (ratio * (1 - ratio)), tail, stats)
+        size = _effective_sizes(n, num, variance * n / (ratio * (1 - ratio)), tail, special)
         hits = ratio * size
-        low = np.where(hits > 0, stats.beta.ppf(tail, hits, size - hits + 1), 0.0)
-        high = np.where(hits < size, stats.beta.ppf(1 - tail, hits + 1, size - hits), 1.0)
+        low = np.where(hits > 0, special.betaincinv(hits, size - hits + 1, tail), 0.0)
+        high = np.where(hits < size, special.betaincinv(hits + 1, size - hits, 1 - tail), 1.0)
     return np.where(num > 1, np.stack([low, high]), np.nan).reshape(2, *sums.shape[1:])
 
 
 def _effective_sizes(
-    n: NDArray[np.float64], num: NDArray[np.float64], design: NDArray[np.float64], tail: float, stats: Any
+    n: NDArray[np.float64], num: NDArray[np.float64], design: NDArray[np.float64], tail: float, special: Any
 ) -> NDArray[np.float64]:
     """Observations that would say as much if they were independent; design effects below 1 count as 1."""
     is_known = np.isfinite(design)
     known = np.where(is_known, np.maximum(design, 1.0), 0.0)
     known = np.where(is_known, known, known.sum(-1, keepdims=True) / is_known.sum(-1, keepdims=True))
     # The spread between few sequences is itself uncertain: Korn and Graubard's correction.
-    corrected = n / known * (stats.t.ppf(tail, n - 1) / stats.t.ppf(tail, num - 1)) ** 2
+    corrected = n / known * (special.stdtrit(n - 1, tail) / special.stdtrit(num - 1, tail)) ** 2
     return np.where(np.isfinite(corrected), corrected, num)
 
 
@@ -175,18 +175,18 @@ def jackknife_interval(value: float, without: Sequence[float]) -> Interval | Non
         >>> round(low, 2), round(high, 2)
         (1.5, 2.5)
     """
-    stats = _stats()
-    if stats is None or len(without) < 2:
+    special = _special()
+    if special is None or len(without) < 2:
         return None
     spread = np.var(without) * (len(without) - 1)
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(without) - 1) * float(np.sqrt(spread))
+    half = special.stdtrit(len(without) - 1, (1 + CONFIDENCE) / 2) * float(np.sqrt(spread))
     return float(value - half), float(value + half)
 
 
-def _stats() -> Any:
-    """scipy.stats, or None where it isn't installed."""
+def _special() -> Any:
+    """scipy.special, which is loaded in half the time of scipy.stats; None where it isn't installed."""
     try:
-        from scipy import stats
+        from scipy import special
     except ImportError:
         return None
-    return stats
+    return special

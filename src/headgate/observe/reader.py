@@ -296,6 +296,10 @@ class TraceFile:
         Raises:
             ArtifactError: an expert id that there is no expert for.
         """
+        part = self._read(begin, stop)
+        return replace(part, counts=recount(part))
+
+    def _read(self, begin: int, stop: int) -> RoutingTrace:
         parts, start = [], 0
         for shard in self.shards:
             low, high = max(begin, start), min(stop, start + shard.sizes.T)
@@ -306,8 +310,7 @@ class TraceFile:
             parts = [self.shards[0].decode(slice(None), slice(0, 0))]
         joined = widen(concatenate(parts), self.sizes.K)
         offsets = torch.unique_consecutive(self.seq_offsets.clamp(begin, stop) - begin)
-        part = replace(joined, seq_offsets=offsets, metadata=self.metadata)
-        return replace(part, counts=recount(part))
+        return replace(joined, seq_offsets=offsets, metadata=self.metadata)
 
     def chunks(self, *, chunk_bytes: int = CHUNK_BYTES) -> Iterator[RoutingTrace]:
         """Read the trace piece by piece, in the order of its tokens, each about `chunk_bytes` in memory.
@@ -317,9 +320,18 @@ class TraceFile:
         Raises:
             ArtifactError: an expert id that there is no expert for.
         """
+        for part in self.uncounted_chunks(chunk_bytes=chunk_bytes):
+            yield replace(part, counts=recount(part))
+
+    def uncounted_chunks(self, *, chunk_bytes: int = CHUNK_BYTES) -> Iterator[RoutingTrace]:
+        """Read the trace as `chunks`, for those who count themselves: the counts are not those of the piece.
+
+        Raises:
+            ArtifactError: an expert id that there is no expert for.
+        """
         size = max(1, chunk_bytes // max(1, *map(_bytes_per_token, self.shards)))
         for begin in range(0, self.num_tokens, size):
-            yield self.read(begin, min(begin + size, self.num_tokens))
+            yield self._read(begin, min(begin + size, self.num_tokens))
 
 
 def _whole(shard: Shard) -> RoutingTrace:

@@ -2,53 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from headgate.flow import NO_EXPERT
 from headgate.observe.align import TraceSource
-from headgate.observe.halves import half_histogram, half_quantiles
-from headgate.observe.metrics import load_ratio, load_variation, normalised_entropy
-from headgate.observe.trace import Phase
+from headgate.observe.layer_summary import LayerPiece, LayerSummary, LayerSums
+from headgate.observe.pieces import take_tokens
+from headgate.observe.sample import layer_widths
+from headgate.observe.trace import Phase, RoutingTrace
+from headgate.observe.utilisation import require_even_devices
 
-MARGIN_FRACTIONS = (0.01, 0.1, 0.5)
-PASS_FRACTIONS = (0.5, 0.9, 0.99)
 PASS_BYTES = 128 * 2**20
 """Loads of single forward passes are kept up to so many bytes; of the passes after that, none."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerSummary:
-    """One layer. None where the trace lacks what it takes.
-
-    Attributes:
-        layer: decoder layer.
-        expert_counts: rows per expert.
-        load_ratio, load_variation, normalised_entropy: of the total load; None without rows.
-        pass_load_ratio: percentiles 50, 90 and 99 of the load ratio of single forward passes.
-        margin: percentiles 1, 10 and 50 of the selection margin.
-        tie_fraction: tokens whose margin is exactly 0.
-        router_entropy: mean, nats.
-        weight_mass: mean sum of a token's combine weights.
-        drop_fraction: of the choices, those dropped because the expert was full.
-        num_nan: weights, margins and entropies that are NaN.
-    """
-
-    layer: int
-    expert_counts: tuple[int, ...]
-    load_ratio: float | None
-    load_variation: float | None
-    normalised_entropy: float | None
-    pass_load_ratio: tuple[float, ...] | None
-    margin: tuple[float, ...] | None
-    tie_fraction: float | None
-    router_entropy: float | None
-    weight_mass: float | None
-    drop_fraction: float | None
-    num_nan: int
+TABLE_CELLS = 2**22
+"""Cells of a table of sequences by experts: 32 MiB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +31,7 @@ class TraceSummary:
     Attributes:
         num_layers, num_tokens, num_sequences, num_experts, top_k: its sizes.
         phases: tokens of each phase; empty where the trace has none.
-        num_passes: forward passes that single loads were measured on; those after `PASS_BYTES` are not.
+        num_passes: forward passes that single loads were measured on; there is memory for so many.
         layers: one for each.
     """
 
@@ -73,14 +46,19 @@ class TraceSummary:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return asdict(self)
+        return {**asdict(self), "layers": [layer.to_dict() for layer in self.layers]}
 
 
-def summarise_trace(trace: TraceSource) -> TraceSummary:
+def summarise_trace(trace: TraceSource, *, num_devices: int | None = None) -> TraceSummary:
     """Read a trace once and summarise it.
+
+    Args:
+        trace: of tokens or counts.
+        num_devices: over which the experts would be dealt out, equally many each, in id order; None = none.
 
     Raises:
         ArtifactError: an expert id that there is no expert for.
+        InputError: `num_devices` does not divide the number of experts.
 
     Example:
         >>> import headgate
@@ -91,109 +69,72 @@ def summarise_trace(trace: TraceSource) -> TraceSummary:
         >>> summary.num_tokens, sum(summary.layers[0].expert_counts)
         (5, 10)
     """
-    sums = _Sums(len(trace.layer_index), trace.num_experts)
+    widths = layer_widths(trace)
+    for width in widths if num_devices is not None else ():
+        require_even_devices(num_devices or 0, width)
+    pass_bytes = PASS_BYTES // max(1, len(widths))
+    layers = [
+        LayerSums(layer=layer, num_experts=width, pass_bytes=pass_bytes)
+        for layer, width in zip(trace.layer_index.tolist(), widths, strict=True)
+    ]
     top_k = 0
-    for chunk in trace.chunks():
+    for begin, chunk in _chunks(trace):
         top_k = chunk.topk_ids.shape[2]
-        is_choice = chunk.topk_ids != NO_EXPERT
-        sums.add("tokens", torch.full((len(is_choice),), chunk.num_tokens))
-        sums.add("choices", is_choice.sum((1, 2)))
-        if chunk.is_dropped is not None:
-            sums.add("dropped", chunk.is_dropped.sum((1, 2)))
-        if chunk.topk_weights is not None:
-            sums.add_values("mass", chunk.topk_weights.double().sum(2))
-        if chunk.router_entropy is not None:
-            sums.add_values("entropy", chunk.router_entropy.double())
-        if chunk.select_margin is not None:
-            sums.add_margins(chunk.select_margin)
-        if chunk.forward_id is not None:
-            sums.add_passes(chunk.topk_ids, chunk.forward_id)
+        for sums, piece in zip(layers, _pieces(chunk, trace.seq_offsets, begin), strict=True):
+            sums.add(piece)
     phase = trace.of_tokens("phase")
     return TraceSummary(
-        num_layers=len(trace.layer_index),
+        num_layers=len(layers),
         num_tokens=trace.num_tokens,
         num_sequences=len(trace.seq_offsets) - 1,
         num_experts=trace.num_experts,
         top_k=top_k,
         phases={} if phase is None else _count_phases(phase),
-        num_passes=0 if sums.passes is None else int(sums.passes[0].any(1).sum()),
-        layers=tuple(sums.layer(row, layer, trace.counts[row]) for row, layer in enumerate(trace.layer_index.tolist())),
+        num_passes=max((sums.num_passes for sums in layers), default=0),
+        layers=tuple(
+            sums.finish(counts[:width], num_devices)
+            for sums, counts, width in zip(layers, trace.counts, widths, strict=True)
+        ),
     )
+
+
+def _chunks(trace: TraceSource) -> Iterator[tuple[int, RoutingTrace]]:
+    """Parts so small that a table of their sequences by experts is small, too, each with its first token's index."""
+    size = max(1, TABLE_CELLS // (trace.num_experts + 1))
+    first = 0
+    for chunk in trace.uncounted_chunks():
+        for begin in range(0, chunk.num_tokens, size):
+            tokens = np.arange(begin, min(begin + size, chunk.num_tokens))
+            yield first + begin, chunk if len(tokens) == chunk.num_tokens else take_tokens(chunk, tokens)
+        first += chunk.num_tokens
+
+
+def _pieces(chunk: RoutingTrace, seq_offsets: Tensor, begin: int) -> Iterator[LayerPiece]:
+    """Each layer's part of a chunk, without padding."""
+    tokens = torch.arange(begin, begin + chunk.num_tokens)
+    if chunk.phase is not None and (chunk.phase == Phase.PADDING).any():
+        is_real = (chunk.phase != Phase.PADDING).numpy()
+        tokens, chunk = tokens[torch.from_numpy(is_real)], take_tokens(chunk, is_real.nonzero()[0])
+    # Empty sequences end where they begin, so the last offset that is not above a token is its sequence's.
+    sequences, sequence = torch.unique_consecutive(
+        torch.searchsorted(seq_offsets, tokens, right=True) - 1, return_inverse=True
+    )
+    arrays = {
+        "is_dropped": chunk.is_dropped,
+        "weights": chunk.topk_weights,
+        "margin": chunk.select_margin,
+        "entropy": chunk.router_entropy,
+    }
+    for row, ids in enumerate(chunk.topk_ids):
+        yield LayerPiece(
+            topk_ids=ids,
+            sequences=sequences,
+            sequence=sequence,
+            forward_id=chunk.forward_id,
+            **{name: None if array is None else array[row] for name, array in arrays.items()},
+        )
 
 
 def _count_phases(phase: Tensor) -> dict[str, int]:
     counts = torch.bincount(phase.long(), minlength=len(Phase)).tolist()
     return {kind.name.lower(): counts[kind] for kind in Phase if counts[kind]}
-
-
-class _Sums:
-    """Sums over the chunks, per layer."""
-
-    def __init__(self, num_layers: int, num_experts: int) -> None:
-        self._num_layers, self._num_experts = num_layers, num_experts
-        self._sums: dict[str, Tensor] = {}
-        self._margins: Tensor | None = None
-        self.passes: Tensor | None = None
-
-    def add(self, name: str, values: Tensor) -> None:
-        self._sums[name] = self._sums.get(name, torch.zeros(self._num_layers, dtype=torch.float64)) + values.double()
-
-    def add_values(self, name: str, values: Tensor) -> None:
-        self.add(name, values.nan_to_num(nan=0.0).sum(1))
-        self.add(f"{name} known", (~values.isnan()).sum(1))
-        self.add("nan", values.isnan().sum(1))
-
-    def add_margins(self, margins: Tensor) -> None:
-        self.add("ties", (margins == 0).sum(1))
-        self.add("nan", margins.isnan().sum(1))
-        found = half_histogram(margins)
-        self._margins = found if self._margins is None else self._margins + found
-
-    def add_passes(self, topk_ids: Tensor, forward_id: Tensor) -> None:
-        """Count the rows of each pass, for as many passes as memory is set aside for."""
-        if self.passes is None:
-            room = PASS_BYTES // (4 * self._num_layers * self._num_experts)
-            self.passes = torch.zeros(self._num_layers, max(1, room), self._num_experts, dtype=torch.int32)
-        is_kept = (forward_id >= 0) & (forward_id < self.passes.shape[1])
-        if not is_kept.any():
-            return
-        passes, ids = forward_id[is_kept].long(), topk_ids[:, is_kept]
-        # Neighbouring tokens are of a few passes, so only these are counted and added.
-        low, high = int(passes.min()), int(passes.max()) + 1
-        counted = high - low
-        for row in range(self._num_layers):
-            buckets = ((passes - low)[:, None] * self._num_experts + ids[row])[ids[row] != NO_EXPERT]
-            found = torch.bincount(buckets, minlength=counted * self._num_experts)
-            self.passes[row, low:high] += found.view(counted, self._num_experts).int()
-
-    def _mean(self, name: str, row: int, of: str) -> float | None:
-        if name not in self._sums or not self._sums[of][row]:
-            return None
-        return float(self._sums[name][row] / self._sums[of][row])
-
-    def layer(self, row: int, layer: int, counts: Tensor) -> LayerSummary:
-        has_rows = bool(counts.sum() > 0)
-        margin = None if self._margins is None else half_quantiles(self._margins[row : row + 1], MARGIN_FRACTIONS)
-        return LayerSummary(
-            layer=layer,
-            expert_counts=tuple(counts.tolist()),
-            load_ratio=load_ratio(counts).item() if has_rows else None,
-            load_variation=load_variation(counts).item() if has_rows else None,
-            normalised_entropy=normalised_entropy(counts).item() if has_rows and len(counts) > 1 else None,
-            pass_load_ratio=self._pass_ratios(row),
-            margin=None if margin is None else tuple(margin[0].tolist()),
-            tie_fraction=self._mean("ties", row, "tokens"),
-            router_entropy=self._mean("entropy", row, "entropy known"),
-            weight_mass=self._mean("mass", row, "mass known"),
-            drop_fraction=self._mean("dropped", row, "choices"),
-            num_nan=int(self._sums["nan"][row]) if "nan" in self._sums else 0,
-        )
-
-    def _pass_ratios(self, row: int) -> tuple[float, ...] | None:
-        if self.passes is None:
-            return None
-        used = self.passes[row][self.passes[row].any(1)]
-        if not len(used):
-            return None
-        fractions = torch.tensor(PASS_FRACTIONS, dtype=torch.float64)
-        return tuple(torch.quantile(load_ratio(used), fractions).tolist())

@@ -129,6 +129,10 @@ class RoutingTrace:
         """The trace in pieces that fit memory, as `TraceFile.chunks`: this one is in memory already."""
         return (self,)
 
+    def uncounted_chunks(self) -> Sequence[RoutingTrace]:
+        """The same, as `TraceFile.uncounted_chunks`."""
+        return (self,)
+
     def of_tokens(self, name: str) -> Tensor | None:
         """An array with the single axis T, or None where it was not recorded."""
         value: Tensor | None = getattr(self, name)

@@ -82,12 +82,22 @@ def balancedness(expert_counts: Int[Tensor, "*L E"], *, num_devices: int) -> Flo
         >>> balancedness(torch.tensor([3, 1, 0, 0]), num_devices=2).item()
         0.5
     """
-    num_experts = expert_counts.shape[-1]
-    if num_devices < 1 or num_experts % num_devices:
-        raise InputError(f"num_devices (={num_devices}) must divide the number of experts (={num_experts})")
+    require_even_devices(num_devices, expert_counts.shape[-1])
     loads = expert_counts.view(*expert_counts.shape[:-1], num_devices, -1).sum(-1).double()
     mean: Tensor = loads.mean(-1)
     return mean / loads.amax(-1)
+
+
+def require_even_devices(num_devices: int, num_experts: int) -> None:
+    """Require that experts can be dealt out evenly.
+
+    Raises:
+        InputError: they can't.
+    """
+    if num_devices < 1 or num_experts % num_devices:
+        raise InputError(
+            f"num_devices (={num_devices}) must divide the number of experts (={num_experts}); give one that does"
+        )
 
 
 def pass_ratios(

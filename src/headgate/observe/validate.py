@@ -52,7 +52,7 @@ def validate_trace(trace: TraceFile) -> list[Violation]:
         findings[rule] += number
         first.setdefault(rule, (where, sentence))
 
-    for chunk in trace.chunks():
+    for chunk in trace.uncounted_chunks():
         for rule, wrong, sentence in _chunk_rules(chunk):
             places = wrong.nonzero()
             if len(places):
