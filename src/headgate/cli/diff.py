@@ -7,12 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from headgate.cli.output import JsonOption, QuietOption, note_console, print_json, result_console
+from headgate.cli.output import (
+    JsonOption,
+    QuietOption,
+    figures_table,
+    note_console,
+    print_json,
+    result_console,
+    show_interval,
+)
 
 if TYPE_CHECKING:
     from headgate.observe.differences import TraceDiff
@@ -101,14 +108,14 @@ def _broken(measures: dict[str, float | None], gates: Gates, *, is_lower: bool) 
 def print_diff(found: TraceDiff, console: Console) -> None:
     """Print a comparison for a person."""
     overall = found.agreement
-    interval = found.overlap_interval
     console.print()
     console.print(
         Text.assemble(
             (f"overlap@{found.k} ", "bold"),
             (f"{overall.overlap:.4f}", _style(overall.overlap)),
-            f"  (95 %: {interval[0]:.4f} to {interval[1]:.4f})" if interval else "",
+            show_interval(found.overlap_interval, ".4f"),
             f"   {overall.flipped_fraction:.2%} of the choices changed",
+            show_interval(found.flipped_interval, ".2%"),
         )
     )
     console.print(Text(_scope(found), "dim"), soft_wrap=True)
@@ -121,18 +128,11 @@ def print_diff(found: TraceDiff, console: Console) -> None:
 
 def _scope(found: TraceDiff) -> str:
     said = f"{found.num_tokens:,} tokens that both traces have"
+    if found.overlap_interval is not None:
+        said += "; in brackets 95 % intervals, with sequences as what is independent"
     if any(found.num_unmatched):
         said += f"; {found.num_unmatched[0]} sequences only A has, {found.num_unmatched[1]} only B"
     return said if found.is_checked else f"{said}, by your word: they have no token ids to compare"
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(
-        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1)
-    )
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
-    return table
 
 
 def _figure(value: float | None) -> str:
@@ -144,15 +144,16 @@ def _style(overlap: float) -> str:
 
 
 def _layer_table(found: TraceDiff) -> Table:
-    table = _table("By layer", "layer", "overlap", "jaccard", "ranks", "moved", "changed", "load", "gained, lost")
+    table = figures_table(
+        "By layer", "layer", "overlap", "jaccard", "ranks", "moved", "changed", "load", "gained, lost"
+    )
     table.caption = "ranks: Kendall's tau; moved: weight on other experts; load: distance of the loads"
-    table.caption_justify = "left"
     for layer in found.layers:
         part = layer.agreement
         shifts = [f"{expert}{change:+.1%}" for expert, change in (layer.gained[:1] + layer.lost[:1])]
         table.add_row(
             str(layer.layer),
-            Text(_figure(part.overlap), _style(part.overlap)),
+            Text(_figure(part.overlap) + show_interval(layer.overlap_interval, ".4f"), _style(part.overlap)),
             _figure(part.jaccard),
             _figure(part.rank_correlation),
             _figure(part.weight_moved),
@@ -164,7 +165,7 @@ def _layer_table(found: TraceDiff) -> Table:
 
 
 def _bucket_table(found: TraceDiff) -> Table:
-    table = _table(
+    table = figures_table(
         "By how sure A was (fifths of its margin)", "", "mean margin", "overlap", "changed", "share of all changes"
     )
     names = ["least sure", "", "", "", "most sure"]
@@ -173,7 +174,7 @@ def _bucket_table(found: TraceDiff) -> Table:
             name,
             f"{bucket.mean_margin:.4f}",
             Text(_figure(bucket.overlap), _style(bucket.overlap)),
-            f"{bucket.flipped_fraction:.2%}",
+            f"{bucket.flipped_fraction:.2%}{show_interval(bucket.flipped_interval, '.2%')}",
             f"{bucket.share_of_flips:.0%}",
         )
     return table
@@ -182,7 +183,7 @@ def _bucket_table(found: TraceDiff) -> Table:
 def _token_table(found: TraceDiff) -> Table:
     from headgate.observe.display import escape_text
 
-    table = _table("Tokens that changed most", "sequence", "position", "text", "layers changed", "overlap")
+    table = figures_table("Tokens that changed most", "sequence", "position", "text", "layers changed", "overlap")
     for token in found.tokens:
         row: list[Any] = [str(token.sequence), str(token.position)]
         row.append(Text("" if token.text is None else escape_text(token.text)))

@@ -1,4 +1,4 @@
-"""`headgate inspect`: the MoE layers of a model of transformers, from its configuration."""
+"""`headgate inspect`: the MoE layers of a model of transformers, from its configuration; or what a trace holds."""
 
 from __future__ import annotations
 
@@ -16,24 +16,52 @@ from headgate.cli.output import JsonOption, QuietOption, print_json, result_cons
 if TYPE_CHECKING:
     from headgate.integrations.transformers.inspection import InspectedLayer, Inspection
 
-ModelArgument = Annotated[str, typer.Argument(help="A directory, a config.json, or a Hub id. No weights are read.")]
+TargetArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL|TRACE",
+        help="A model's directory, config.json or Hub id (no weights are read); or a routing trace.",
+    ),
+]
 
 
-def inspect(model: ModelArgument, json: JsonOption = False, quiet: QuietOption = False) -> None:
-    """Show a model's MoE layers: experts, router, shared experts, and what would run them here.
+def inspect(
+    target: TargetArgument,
+    devices: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Of a trace: how evenly would N devices be loaded?")
+    ] = None,
+    layer: Annotated[
+        list[int] | None,
+        typer.Option(metavar="N", help="Of a trace: show this layer's experts; may be given several times."),
+    ] = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Show a model's MoE layers, or what a recorded routing looks like.
 
-    With -q, print one line for each kind of layer.
+    Of a model: experts, router, shared experts, and what would run them here.
+    Of a trace: the load of each layer, how sure the router was, what it goes
+    by, and which experts go together, each beside what chance gives.
+    With -q, print a line for each kind of layer, or the load alone.
     """
+    from headgate.cli.inspect_trace import inspect_trace, is_trace
+
+    if is_trace(target):
+        inspect_trace(target, devices=devices, layers=layer or [], as_json=json, is_quiet=quiet)
+        return
+    if devices is not None or layer:
+        option = "--layer" if layer else "--devices"
+        raise typer.BadParameter(f"{target!r} is no trace, and only those take it", param_hint=option)
     from headgate.integrations.transformers.inspection import inspect_model
 
-    inspection = inspect_model(model)
+    inspection = inspect_model(target)
     if json:
         print_json(inspection.to_dict())
         return
     console = result_console()
     if quiet:
-        for layer, places in inspection.groups():
-            console.print(f"{_layers(places)}: {_experts(layer)}; {layer.backend}", soft_wrap=True)
+        for kind, places in inspection.groups():
+            console.print(f"{_layers(places)}: {_experts(kind)}; {kind.backend}", soft_wrap=True)
         return
     print_inspection(inspection, console)
 

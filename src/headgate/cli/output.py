@@ -6,7 +6,9 @@ import json
 from typing import Annotated, Any, TypeAlias
 
 import typer
+from rich import box
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
@@ -27,6 +29,27 @@ def print_json(value: Any) -> None:
     """Print a result as JSON on stdout; what a terminal might obey (direction marks, half surrogates) as escapes."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
     typer.echo("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text))
+
+
+def figures_table(title: str | None, *columns: str) -> Table:
+    """Make a table of figures: plain, with right-aligned columns, whose cells wrap where the terminal is narrow."""
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1),
+    )
+    for column in columns:
+        table.add_column(column, justify="right", overflow="fold")
+    return table
+
+
+def show_interval(interval: tuple[float, float] | None, form: str) -> str:
+    """An interval in brackets, to follow its figure; nothing where there is none."""
+    return "" if interval is None else f" ({interval[0]:{form}}-{interval[1]:{form}})"
 
 
 def print_error(message: str) -> None:

@@ -20,6 +20,7 @@ from headgate.observe.metrics import (
     load_variation,
     normalised_entropy,
 )
+from headgate.observe.pieces import count_groups
 from headgate.observe.utilisation import balancedness, expert_diversity, max_share
 
 MARGIN_FRACTIONS = (0.01, 0.1, 0.5)
@@ -171,10 +172,7 @@ class LayerSums:
             self._add_passes(piece.topk_ids, piece.forward_id)
 
     def _count(self, ids: Int[Tensor, "T K"], group: Int[Tensor, " T"], num_groups: int) -> Int[Tensor, "G E"]:
-        """Rows of each group with each expert; what is -1 falls into a column that is cut off."""
-        width = self._num_experts + 1
-        cells = (ids + (group * width + 1)[:, None]).flatten()
-        return torch.bincount(cells, minlength=num_groups * width).view(num_groups, width)[:, 1:]
+        return count_groups(ids, group, num_groups=num_groups, num_experts=self._num_experts)
 
     def _add(self, name: str, value: float | int) -> None:
         self._sums[name] = self._sums.get(name, 0.0) + value

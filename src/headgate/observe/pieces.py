@@ -51,6 +51,31 @@ def count_rows(
     return torch.stack([torch.bincount(row, minlength=num_experts + 1)[:num_experts] for row in buckets])
 
 
+def count_groups(
+    topk_ids: Int[Tensor, "T K"], group: Int[Tensor, " T"], *, num_groups: int, num_experts: int
+) -> Int[Tensor, "G E"]:
+    """Count the choices of each expert in each group of tokens, such as sequences, passes or kinds of tokens.
+
+    Args:
+        topk_ids: [T, K] of one layer; -1 = no expert.
+        group: [T] from 0.
+        num_groups: G.
+        num_experts: E.
+
+    Returns:
+        [G, E] int64.
+
+    Example:
+        >>> import torch
+        >>> count_groups(torch.tensor([[0, 2], [2, -1]]), torch.tensor([1, 0]), num_groups=2, num_experts=3).tolist()
+        [[0, 0, 1], [1, 0, 1]]
+    """
+    # A column more, which is cut off: -1 falls into it, so that nothing needs to be left out first.
+    width = num_experts + 1
+    cells = (topk_ids + (group * width + 1)[:, None]).flatten()
+    return torch.bincount(cells, minlength=num_groups * width).view(num_groups, width)[:, 1:]
+
+
 def resolve_layers(layer_index: Int[Tensor, " L"], layers: Collection[int] | None) -> NDArray[np.int64]:
     """Find the rows of some decoder layers; None = all.
 

@@ -14,8 +14,8 @@ from headgate.errors import InputError
 from headgate.observe.align import TraceSource
 from headgate.observe.trace import Phase
 
-MAX_TOKENS = 2**17
-"""A trace with more tokens is sampled. The ids of 48 layers with 8 choices then take 96 MiB."""
+MAX_TOKENS = 2**16
+"""A trace with more tokens is sampled. The ids of 48 layers with 8 choices then take 48 MiB."""
 
 RUN_TOKENS = 256
 """Neighbours are sampled together, so that what follows what is still to be seen."""

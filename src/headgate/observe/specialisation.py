@@ -16,9 +16,11 @@ from torch import Tensor
 from headgate.errors import InputError
 from headgate.flow import NO_EXPERT
 from headgate.observe.intervals import Interval, jackknife_interval
+from headgate.observe.pieces import count_groups
 
-MAX_CELLS = 2**24
-"""Cells of a table of kinds of tokens by experts; 128 MiB. Rarer kinds then count as one."""
+MAX_CELLS = 2**20
+"""Cells of a table of kinds of tokens by experts: the 8192 most frequent tokens for 128 experts. All rarer ones count
+as one kind, which can only lower the information."""
 
 _GROUPS = 10
 """Parts of the sequences that the jackknife leaves out in turn."""
@@ -158,11 +160,9 @@ def kinds_of_tokens(token_ids: Int[Tensor, " T"], *, num_experts: int) -> tuple[
 
 
 def kind_table(topk_ids: Int[Tensor, "T K"], kinds: Int[Tensor, " T"], *, num_experts: int) -> Int[Tensor, "V E"]:
-    """Count the rows of each kind of token with each expert: [V, E] int64; V is one more than the highest kind."""
-    is_row = topk_ids != NO_EXPERT
-    cells = (kinds[:, None] * num_experts + topk_ids)[is_row]
+    """Count the rows of each kind of token with each expert; V is one more than the highest kind."""
     num_kinds = int(kinds.max()) + 1 if len(kinds) else 0
-    return torch.bincount(cells, minlength=num_kinds * num_experts).view(num_kinds, num_experts)
+    return count_groups(topk_ids, kinds, num_groups=num_kinds, num_experts=num_experts)
 
 
 def mutual_information(table: Int[Tensor, "V E"]) -> float:
@@ -176,14 +176,15 @@ def mutual_information(table: Int[Tensor, "V E"]) -> float:
         0.0
     """
     total = int(table.sum())
-    cells, columns, rows = (_sum_of_logs(counts) for counts in (table.flatten(), table.sum(0), table.sum(1)))
+    cells, columns, rows = (_sum_of_logs(counts) for counts in (table.reshape(-1), table.sum(0), table.sum(1)))
     return max(0.0, math.log(total) + (cells - columns - rows) / total)
 
 
 def _sum_of_logs(counts: Int[Tensor, " N"]) -> float:
     """Sum n ln n, by how often each n occurs: most cells of a table hold the same few numbers."""
-    present, number = torch.unique(counts[counts > 0], return_counts=True)
-    return float((number * torch.xlogy(present.double(), present.double())).sum())
+    number = torch.bincount(counts)
+    present = number.nonzero()[:, 0].double()
+    return float((number[number > 0] * torch.xlogy(present, present)).sum())
 
 
 def poisson_deviations(counts: Int[Tensor, "*L"], expected: Float[Tensor, "*L"]) -> Float[Tensor, "*L"]:
