@@ -131,6 +131,8 @@ def test_margins_that_nobody_knows_are_not_nan():
     assert [layer.num_nan for layer in layers] == [0, 1, 0]
     assert (layers[0].margin, layers[0].tie_fraction) == (None, None)
     assert layers[1].margin is not None
+    weights = torch.full_like(trace.topk_weights, math.nan)
+    assert summarise_trace(dataclasses.replace(trace, topk_weights=weights)).layers[0].num_nan == trace.num_tokens
 
 
 def test_a_trace_with_the_least(tmp_path):

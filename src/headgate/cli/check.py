@@ -22,11 +22,17 @@ _MAX_SEQUENCES = 8
 
 def check(
     target: Annotated[
-        Path, typer.Argument(metavar="TRACE|MODEL", help="A routing trace, or the folder of a demo run.")
+        str,
+        typer.Argument(metavar="TRACE|MODEL", help="A routing trace; a model's directory or Hub id; or a demo run."),
     ],
     trace: Annotated[
         bool, typer.Option("--trace", help="Of a demo run, look at the recorded trace instead of the model.")
     ] = False,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(help="Of a model of transformers: a text to run; default Python's documentation."),
+    ] = None,
+    file: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="The same, from a file.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Fail on warnings, too.")] = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -38,16 +44,33 @@ def check(
     later tokens, with the router's precision, or in training mode?
     Exit code 1 where something failed. With -q, only what is not well.
     """
-    from headgate.demo.restore import is_run
     from headgate.observe.findings import has_failed
 
-    findings = _check_run(target) if is_run(target) and not trace else _check_file(target)
+    texts = [*(text or []), *(one.read_text(encoding="utf-8") for one in file or [])]
+    findings = _findings(target, texts, wants_trace=trace)
     if json:
         print_json([finding.to_dict() for finding in findings])
     else:
         print_findings(findings, result_console(), is_quiet=quiet)
     if has_failed(findings) or (strict and any(finding.status == "warn" for finding in findings)):
         raise typer.Exit(1)
+
+
+def _findings(target: str, texts: list[str], *, wants_trace: bool) -> list[Finding]:
+    from headgate.cli.inspect_trace import is_trace
+    from headgate.demo.restore import is_run
+
+    path = Path(target)
+    is_demo = is_run(path) and not wants_trace
+    if texts and (is_demo or is_trace(target)):
+        raise typer.BadParameter(f"{target!r} has its own tokens; a text is for models", param_hint="--text, --file")
+    if is_demo:
+        return _check_run(path)
+    if wants_trace or is_trace(target) or path.is_file():
+        return _check_file(path)
+    from headgate.integrations.transformers.checking import check_checkpoint
+
+    return check_checkpoint(target, texts)
 
 
 def _check_file(path: Path) -> list[Finding]:

@@ -110,6 +110,8 @@ def _check_passes(summary: TraceSummary) -> Finding:
         return Finding(check="balance per pass", status="unknown", sentence=said)
     worst = max(known, key=lambda layer: known[layer][0])
     median, tenth, hundredth = known[worst]
+    if summary.num_passes == 1:
+        return Finding(check="balance per pass", status="unknown", sentence="there is only one forward pass")
     said = (
         f"the busiest expert of a pass does {median:.2f} times an even share in the median of {summary.num_passes} "
         f"passes, {tenth:.2f} in one of 10, {hundredth:.2f} in one of 100 (layer {worst}, the worst)"
@@ -151,7 +153,8 @@ def _check_drops(summary: TraceSummary) -> Finding:
     if found is None:
         return Finding(check="drops", status="unknown", sentence="the trace does not say what was dropped")
     layer, fraction = found
-    interval = "" if layer.drop_interval is None else "; 95 %: {:.2%} to {:.2%}".format(*layer.drop_interval)
+    bounds = layer.drop_interval if fraction else None
+    interval = "" if bounds is None else f"; 95 %: {bounds[0]:.2%} to {bounds[1]:.2%}"
     return Finding(
         check="drops",
         status="warn" if fraction > DROP_FRACTION else "pass",

@@ -254,9 +254,9 @@ class LayerSums:
         return tuple(half_quantiles(self._margins, MARGIN_FRACTIONS)[0].tolist())
 
     def _num_nan(self) -> int:
-        """NaN among values of which others are known: a router without a formula has no margins at all."""
-        known = [name for name in ("mass", "entropy", "margin") if self._sums.get(f"{name} known")]
-        return int(sum(self._sums[f"{name} nan"] for name in known))
+        """NaN weights, and NaN among margins and entropies of which others are known: without a formula, none is."""
+        known = [name for name in ("entropy", "margin") if self._sums.get(f"{name} known")]
+        return int(sum(self._sums.get(f"{name} nan", 0) for name in ("mass", *known)))
 
     def _pass_ratios(self) -> tuple[float, ...] | None:
         used = None if self._passes is None else self._passes[self._passes.any(1)]
