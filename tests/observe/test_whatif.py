@@ -9,6 +9,7 @@ import headgate
 from headgate.cli.app import app
 from headgate.errors import InputError
 from headgate.observe.pieces import count_rows, recount
+from headgate.observe.reader import open_trace
 from headgate.observe.whatif import what_if
 from headgate.observe.writer import save_trace
 from traces import random_trace
@@ -145,3 +146,18 @@ def test_the_command(tmp_path):
     (tmp_path / "bias.json").write_text('{"a": 1}')
     with pytest.raises(InputError, match=r"bias\.json\) holds no list \[L\]\[E\] of numbers; write one row per layer"):
         invoke("replay", path, "--bias", tmp_path / "bias.json")
+
+
+@pytest.mark.parametrize("options", [{}, {"capacity": 0.7}, {"capacity": 1.2, "drop_rule": "score", "top_k": 1}])
+def test_a_few_tokens_at_a_time_give_the_same(options, monkeypatch, tmp_path):
+    trace = random_trace(lengths=(9, 14, 7, 12))
+    # Passes that lie across the sequences, as those of a batch do; one of them larger than a batch of four tokens.
+    passes = torch.arange(42, dtype=torch.int32) % 5 + (torch.arange(42) > 30).int() * 3
+    trace = dataclasses.replace(trace, forward_id=passes)
+    save_trace(tmp_path / "a.safetensors", trace)
+    whole = what_if(trace, **options)
+    monkeypatch.setattr("headgate.observe.whatif._BATCH_TOKENS", 4)
+    for source in (trace, open_trace(tmp_path / "a.safetensors")):
+        for a, b in zip(what_if(source, **options), whole, strict=True):
+            for field in dataclasses.fields(a):
+                assert getattr(a, field.name) == pytest.approx(getattr(b, field.name), rel=1e-6), field.name

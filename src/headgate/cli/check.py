@@ -66,7 +66,9 @@ def _findings(target: str, texts: list[str], *, wants_trace: bool) -> list[Findi
         raise typer.BadParameter(f"{target!r} has its own tokens; a text is for models", param_hint="--text, --file")
     if is_demo:
         return _check_run(path)
-    if wants_trace or is_trace(target) or path.is_file():
+    # Neither a folder nor a name of the Hub: a path to a file, which may be missing.
+    is_path = not path.is_dir() and (path.is_file() or path.is_absolute() or len(path.parts) > 2)
+    if wants_trace or is_trace(target) or is_path:
         return _check_file(path)
     from headgate.integrations.transformers.checking import check_checkpoint
 

@@ -15,7 +15,7 @@ from headgate.cli.output import JsonOption, QuietOption, print_json, result_cons
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from headgate.observe.trace import RoutingTrace
+    from headgate.observe.reader import TraceFile
     from headgate.observe.whatif import DropRule, LayerOutcome
 
 
@@ -50,22 +50,22 @@ def replay(
     from headgate.observe.reader import open_trace
     from headgate.observe.whatif import what_if
 
-    loaded = open_trace(trace).load()
+    opened = open_trace(trace)
     rules: dict[DropOption, DropRule] = {
         DropOption.POSITION: "position",
         DropOption.CHOICE_POSITION: "choice_position",
         DropOption.SCORE: "score",
         DropOption.BATCH_PRIORITISED: "batch_prioritised",
     }
-    wanted = None if bias is None else _read_bias(bias, loaded)
-    found = what_if(loaded, top_k=top_k, capacity=capacity, drop_rule=rules[drop], bias=wanted)
+    wanted = None if bias is None else _read_bias(bias, opened)
+    found = what_if(opened, top_k=top_k, capacity=capacity, drop_rule=rules[drop], bias=wanted)
     if json:
         print_json([layer.to_dict() for layer in found])
     elif not quiet:
         _print(found)
 
 
-def _read_bias(text: str, trace: RoutingTrace) -> Tensor:
+def _read_bias(text: str, trace: TraceFile) -> Tensor:
     import torch
 
     from headgate.errors import InputError

@@ -165,3 +165,8 @@ def _join(
 def _is_padding(trace: TraceSource, tokens: NDArray[np.int64]) -> NDArray[np.bool_]:
     phase = trace.of_tokens("phase")
     return np.zeros(len(tokens), dtype=bool) if phase is None else phase.numpy()[tokens] == Phase.PADDING
+
+
+def real_tokens(trace: TraceSource) -> NDArray[np.int64]:
+    """The indices of the tokens that are not padding."""
+    return np.flatnonzero(~_is_padding(trace, np.arange(trace.num_tokens)))

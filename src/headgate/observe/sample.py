@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from headgate.errors import InputError
-from headgate.observe.align import TraceSource
-from headgate.observe.trace import Phase
+from headgate.observe.align import TraceSource, real_tokens
 
 MAX_TOKENS = 2**16
 """A trace with more tokens is sampled. The ids of 48 layers with 8 choices then take 48 MiB."""
@@ -67,7 +66,7 @@ def sample_tokens(trace: TraceSource, *, max_tokens: int = MAX_TOKENS) -> TokenS
     """
     if max_tokens < RUN_TOKENS:
         raise InputError(f"max_tokens (={max_tokens}) must be at least {RUN_TOKENS}, the length of a run")
-    real = _real_tokens(trace)
+    real = real_tokens(trace)
     if not len(real):
         raise InputError("the trace holds no token that is not padding, so only its counts say anything; record tokens")
     places = real if len(real) <= max_tokens else real[_even_runs(len(real), max_tokens)]
@@ -108,13 +107,6 @@ def layer_widths(trace: TraceSource) -> tuple[int, ...]:
         width if isinstance(width, int) and used <= width <= widest else widest
         for width, used in zip(noted, of_counts, strict=True)
     )
-
-
-def _real_tokens(trace: TraceSource) -> NDArray[np.int64]:
-    phase = trace.of_tokens("phase")
-    if phase is None:
-        return np.arange(trace.num_tokens)
-    return np.asarray((phase != Phase.PADDING).numpy().nonzero()[0])
 
 
 def _even_runs(num_tokens: int, max_tokens: int) -> NDArray[np.int64]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 from headgate.dispatch import drop_over_capacity, find_drops
@@ -16,11 +18,14 @@ from headgate.errors import InputError, SpecError
 from headgate.flow import NO_EXPERT, DropReason
 from headgate.nn.routing import Batch, RouterState, route
 from headgate.observe.agreement import overlap_at_k
+from headgate.observe.align import TraceSource, real_tokens
 from headgate.observe.metrics import load_ratio
-from headgate.observe.pieces import count_rows, select
-from headgate.observe.trace import Phase, RoutingTrace
+from headgate.observe.pieces import count_rows
+from headgate.observe.trace import RoutingTrace
 from headgate.scores import compute_scores
 from headgate.spec import RouterSpec
+
+_BATCH_TOKENS = 4096
 
 DropRule = Literal["position", "choice_position", "score", "batch_prioritised"]
 
@@ -49,14 +54,14 @@ class LayerOutcome:
 
 
 def what_if(
-    trace: RoutingTrace,
+    trace: TraceSource,
     *,
     top_k: int | None = None,
     capacity: float | None = None,
     drop_rule: DropRule = "position",
     bias: Float[Tensor, "L E"] | None = None,
 ) -> tuple[LayerOutcome, ...]:
-    """Answer what routing would have been.
+    """Answer what routing would have been, in memory for some thousands of tokens, or for the largest forward pass.
 
     Fewer choices are the best of those recorded. A capacity drops within each forward pass, or, where the trace does
     not know passes, within each sequence; scores for the rules that go by them are the combine weights. A bias chooses
@@ -71,6 +76,7 @@ def what_if(
 
     Raises:
         InputError: what the trace does not record, or sizes that make no sense.
+        ArtifactError: an expert id that there is no expert for.
 
     Example:
         >>> ids = torch.tensor([[[0, 1], [0, 2]]])
@@ -80,12 +86,53 @@ def what_if(
         >>> layer.load_ratio, layer.drop_fraction, layer.overlap
         ((1.5, 3.0), (0.0, 0.5), 0.5)
     """
-    if trace.num_tokens == 0:
+    tokens = real_tokens(trace)
+    if not len(tokens):
         raise InputError("the trace has no tokens, so nothing can be replayed; record the choices themselves")
-    if trace.phase is not None and (trace.phase == Phase.PADDING).any():
-        trace = select(trace, phases=[phase for phase in Phase if phase != Phase.PADDING])
-    _check(trace, top_k, capacity, drop_rule, bias)
-    return tuple(_layer(trace, row, top_k, capacity, drop_rule, bias) for row in range(len(trace.layer_index)))
+    _check(trace.take(tokens[:1]), top_k, capacity, drop_rule, bias)
+    question = _Question(top_k=top_k, capacity=capacity, drop_rule=drop_rule, bias=bias)
+    sums = [_LayerSums(layer, trace.num_experts) for layer in trace.layer_index.tolist()]
+    for places, group in _batches(trace, tokens, by_group=capacity is not None):
+        part = trace.take(places)
+        for row, of_layer in enumerate(sums):
+            of_layer.add(_answer(part, row, question, group))
+    return tuple(of_layer.finish() for of_layer in sums)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Question:
+    """The settings of `what_if`."""
+
+    top_k: int | None
+    capacity: float | None
+    drop_rule: DropRule
+    bias: Tensor | None
+
+
+def _batches(
+    trace: TraceSource, tokens: NDArray[np.int64], *, by_group: bool
+) -> Iterator[tuple[NDArray[np.int64], Int[Tensor, " n"]]]:
+    """Some tokens at a time, with the number of each one's group; groups, which compete for capacity, stay whole."""
+    if not by_group:
+        for begin in range(0, len(tokens), _BATCH_TOKENS):
+            places = tokens[begin : begin + _BATCH_TOKENS]
+            yield places, torch.zeros(len(places), dtype=torch.int64)
+        return
+    passes = trace.of_tokens("forward_id")
+    if passes is None:
+        group = np.searchsorted(trace.seq_offsets.numpy(), tokens, side="right")
+    else:
+        group = passes.numpy()[tokens]
+    order = np.argsort(group, kind="stable")
+    tokens, group = tokens[order], group[order]
+    ends = np.append(np.flatnonzero(np.diff(group)) + 1, len(tokens))
+    begin = 0
+    while begin < len(tokens):
+        # The last end that leaves the batch small enough, or else the next one.
+        fitting = np.searchsorted(ends, begin + _BATCH_TOKENS, side="right")
+        end = int(ends[fitting - 1]) if fitting and ends[fitting - 1] > begin else int(ends[fitting])
+        yield tokens[begin:end], torch.from_numpy(group[begin:end].astype(np.int64))
+        begin = end
 
 
 def _check(trace: RoutingTrace, top_k: int | None, capacity: float | None, drop_rule: str, bias: Tensor | None) -> None:
@@ -104,34 +151,75 @@ def _check(trace: RoutingTrace, top_k: int | None, capacity: float | None, drop_
         raise InputError(f"bias.shape (={tuple(bias.shape)}) must be [L, E] (={tuple(trace.counts.shape)})")
 
 
-def _layer(
-    trace: RoutingTrace,
-    row: int,
-    top_k: int | None,
-    capacity: float | None,
-    drop_rule: DropRule,
-    bias: Tensor | None,
-) -> LayerOutcome:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Answer:
+    """One layer's choices of some tokens.
+
+    Attributes:
+        before, after: [T, K] and [T, J], recorded and asked for.
+        dropped, lost: which of these found their expert full.
+        weights: [T, K] as recorded, or None.
+    """
+
+    before: Int[Tensor, "T K"]
+    dropped: Bool[Tensor, "T K"]
+    after: Int[Tensor, "T J"]
+    lost: Bool[Tensor, "T J"]
+    weights: Float[Tensor, "T K"] | None
+
+
+def _answer(trace: RoutingTrace, row: int, question: _Question, group: Int[Tensor, " T"]) -> _Answer:
     before = trace.topk_ids[row]
-    dropped = torch.zeros_like(before, dtype=torch.bool) if trace.is_dropped is None else trace.is_dropped[row]
     weights = None if trace.topk_weights is None else trace.topk_weights[row].float()
     after, scores = before, weights
-    if bias is not None:
-        after, scores = _choose_again(trace, row, bias[row])
-    after = after[:, :top_k]
+    if question.bias is not None:
+        after, scores = _choose_again(trace, row, question.bias[row])
+    after = after[:, : question.top_k]
     ranked = torch.zeros_like(after, dtype=torch.float32) if scores is None else scores[:, : after.shape[1]]
-    lost = _drop(trace, after, ranked, capacity, drop_rule)
-    counts = [
-        count_rows(ids[None], num_experts=trace.num_experts, is_dropped=gone[None])[0]
-        for ids, gone in ((before, dropped), (after, lost))
-    ]
-    return LayerOutcome(
-        layer=int(trace.layer_index[row]),
-        load_ratio=(load_ratio(counts[0]).item(), load_ratio(counts[1]).item()),
-        drop_fraction=(_fraction(dropped, before), _fraction(lost, after)),
-        weight_kept=None if weights is None else _weight_kept(before, weights, after.masked_fill(lost, NO_EXPERT)),
-        overlap=overlap_at_k(before, after).mean().item(),
+    return _Answer(
+        before=before,
+        dropped=torch.zeros_like(before, dtype=torch.bool) if trace.is_dropped is None else trace.is_dropped[row],
+        after=after,
+        lost=_drop(after, ranked, question, group, num_experts=trace.num_experts),
+        weights=weights,
     )
+
+
+class _LayerSums:
+    """Sums over the batches of a layer."""
+
+    def __init__(self, layer: int, num_experts: int) -> None:
+        self._layer = layer
+        self._counts = torch.zeros(2, num_experts, dtype=torch.int64)
+        # Choices and drops, before and after.
+        self._slots = torch.zeros(2, 2, dtype=torch.int64)
+        self._weight: list[float] | None = [0.0, 0.0]
+        self._overlap, self._tokens = 0.0, 0
+
+    def add(self, answer: _Answer) -> None:
+        for side, (ids, gone) in enumerate(((answer.before, answer.dropped), (answer.after, answer.lost))):
+            self._counts[side] += count_rows(ids[None], num_experts=self._counts.shape[1], is_dropped=gone[None])[0]
+            self._slots[side] += torch.stack([(ids != NO_EXPERT).sum(), gone.sum()])
+        self._overlap += float(overlap_at_k(answer.before, answer.after).sum())
+        self._tokens += len(answer.before)
+        if answer.weights is None:
+            self._weight = None
+        elif self._weight is not None:
+            rows = answer.after.masked_fill(answer.lost, NO_EXPERT)
+            is_kept = (answer.before[:, :, None] == rows[:, None, :]).any(-1) & (answer.before != NO_EXPERT)
+            self._weight[0] += float((answer.weights * is_kept).sum())
+            self._weight[1] += float(answer.weights.sum())
+
+    def finish(self) -> LayerOutcome:
+        ratios, fractions = load_ratio(self._counts), self._slots[:, 1] / self._slots[:, 0].clamp(min=1)
+        kept = None if self._weight is None else self._weight[0] / self._weight[1] if self._weight[1] else 1.0
+        return LayerOutcome(
+            layer=self._layer,
+            load_ratio=(ratios[0].item(), ratios[1].item()),
+            drop_fraction=(fractions[0].item(), fractions[1].item()),
+            weight_kept=kept,
+            overlap=self._overlap / self._tokens,
+        )
 
 
 def _choose_again(trace: RoutingTrace, row: int, bias: Float[Tensor, " E"]) -> tuple[Tensor, Tensor]:
@@ -152,19 +240,17 @@ def _choose_again(trace: RoutingTrace, row: int, bias: Float[Tensor, " E"]) -> t
 
 
 def _drop(
-    trace: RoutingTrace,
     ids: Int[Tensor, "T K"],
     scores: Float[Tensor, "T K"],
-    capacity: float | None,
-    drop_rule: DropRule,
-) -> Tensor:
-    """[T, K] which choices would find their expert full."""
+    question: _Question,
+    group: Int[Tensor, " T"],
+    *,
+    num_experts: int,
+) -> Bool[Tensor, "T K"]:
+    """Which choices would find their expert full."""
     lost = torch.zeros_like(ids, dtype=torch.bool)
-    if capacity is None:
+    if question.capacity is None:
         return lost
-    group = trace.forward_id
-    if group is None:
-        group = torch.arange(len(trace.seq_offsets) - 1).repeat_interleave(trace.seq_offsets.diff())
     for number in group.unique(sorted=True):  # type: ignore[no-untyped-call]
         tokens = (group == number).nonzero()[:, 0]
         slots = ids.shape[1] * len(tokens)
@@ -172,21 +258,10 @@ def _drop(
             ids[tokens],
             scores[tokens],
             find_drops(ids[tokens], None),
-            num_experts=trace.num_experts,
-            capacity=min(len(tokens), math.ceil(capacity * slots / trace.num_experts)),
+            num_experts=num_experts,
+            capacity=min(len(tokens), math.ceil(question.capacity * slots / num_experts)),
             sequence_length=len(tokens),
-            drop_rule=drop_rule,
+            drop_rule=question.drop_rule,
         )
         lost[tokens] = found == DropReason.CAPACITY
     return lost
-
-
-def _fraction(dropped: Tensor, ids: Int[Tensor, "T K"]) -> float:
-    chosen = int((ids != NO_EXPERT).sum())
-    return int(dropped.sum()) / chosen if chosen else 0.0
-
-
-def _weight_kept(before: Int[Tensor, "T K"], weights: Float[Tensor, "T K"], after: Int[Tensor, "T J"]) -> float:
-    is_kept = (before[:, :, None] == after[:, None, :]).any(-1) & (before != NO_EXPERT)
-    total = weights.sum().item()
-    return (weights * is_kept).sum().item() / total if total else 1.0
