@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
@@ -52,32 +52,55 @@ RANKS: dict[RanksOption, Ranks] = {
 }
 
 
+EngineArgument: TypeAlias = Annotated[
+    Engine, typer.Argument(metavar="ENGINE", help=f"Who wrote the files: {', '.join(Engine)}.")
+]
+FilesArgument: TypeAlias = Annotated[
+    list[Path], typer.Argument(metavar="FILE...", help="What it wrote; see docs/import.md.")
+]
+OutOption: TypeAlias = Annotated[
+    Path, typer.Option("--out", "-o", metavar="FILE", help="The trace to write, .safetensors.")
+]
+ConfigOption: TypeAlias = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="The model's config.json: experts, choices, routed layers.")
+]
+ExpertsOption: TypeAlias = Annotated[
+    int | None, typer.Option(min=1, metavar="E", help="Experts, where no config is given.")
+]
+TopKOption: TypeAlias = Annotated[int | None, typer.Option(min=1, metavar="K", help="Choices per token, likewise.")]
+LayersOption: TypeAlias = Annotated[
+    str | None, typer.Option(metavar="N,N,...", help="The decoder layers of the file's rows, as in 1-26 or 0,2,4.")
+]
+RowsOption: TypeAlias = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Layers per token in a file that could have two.")
+]
+DtypeOption: TypeAlias = Annotated[str | None, typer.Option(metavar="NAME", help="Of vLLM's raw blocks, as in uint8.")]
+RouterOption: TypeAlias = Annotated[
+    str | None, typer.Option(metavar="PRESET", help="How the model chooses from router logits.")
+]
+RanksAnswer: TypeAlias = Annotated[
+    RanksOption | None, typer.Option(help="Had the ranks their own tokens, all the same, or their own experts?")
+]
+CountedAnswer: TypeAlias = Annotated[
+    CountedOption | None, typer.Option(help="Does DeepSpeed's exp_counts count all choices, or the first alone?")
+]
+ForceOption: TypeAlias = Annotated[bool, typer.Option("--force", help="Overwrite the trace.")]
+
+
 def import_trace(
-    engine: Annotated[Engine, typer.Argument(metavar="ENGINE", help=f"Who wrote the files: {', '.join(Engine)}.")],
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="What it wrote; see docs/import.md.")],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The trace to write, .safetensors.")],
-    config: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The model's config.json: experts, choices, routed layers.")
-    ] = None,
-    experts: Annotated[int | None, typer.Option(min=1, metavar="E", help="Experts, where no config is given.")] = None,
-    top_k: Annotated[int | None, typer.Option(min=1, metavar="K", help="Choices per token, likewise.")] = None,
-    layers: Annotated[
-        str | None, typer.Option(metavar="N,N,...", help="The decoder layers of the file's rows, as in 1-26 or 0,2,4.")
-    ] = None,
-    rows: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Layers per token in a file that could have two.")
-    ] = None,
-    dtype: Annotated[str | None, typer.Option(metavar="NAME", help="Of vLLM's raw blocks, as in uint8.")] = None,
-    router: Annotated[
-        str | None, typer.Option(metavar="PRESET", help="How the model chooses from router logits.")
-    ] = None,
-    ranks: Annotated[
-        RanksOption | None, typer.Option(help="Had the ranks their own tokens, all the same, or their own experts?")
-    ] = None,
-    counted: Annotated[
-        CountedOption | None, typer.Option(help="Does DeepSpeed's exp_counts count all choices, or the first alone?")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the trace.")] = False,
+    engine: EngineArgument,
+    files: FilesArgument,
+    out: OutOption,
+    config: ConfigOption = None,
+    experts: ExpertsOption = None,
+    top_k: TopKOption = None,
+    layers: LayersOption = None,
+    rows: RowsOption = None,
+    dtype: DtypeOption = None,
+    router: RouterOption = None,
+    ranks: RanksAnswer = None,
+    counted: CountedAnswer = None,
+    force: ForceOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
