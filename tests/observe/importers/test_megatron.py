@@ -99,6 +99,16 @@ def test_megatron_traces_that_can_not_be_right(tmp_path, content, error, said):
         import_megatron([tmp_path / "a.txt"], SHAPE)
 
 
+def test_megatron_passes_without_tokens(tmp_path):
+    empty = choices(5)[:0]
+    text = router_trace(choices(5)) + router_trace(empty, steps=(1,))
+    trace = import_megatron([write(tmp_path / "router_trace_rank0.jsonl", text)], UNNAMED)
+    assert trace.num_tokens == 5
+    other_k = router_trace(choices(5)[:, :1]) + router_trace(choices(5, k=3)[:, :2]).replace('"layer": 1', '"layer": 3')
+    with pytest.raises(InputError, match=r"step 0 has not the same tokens in each of the layers \[1, 2, 3\]"):
+        import_megatron([write(tmp_path / "a.jsonl", other_k)], UNNAMED)
+
+
 def with_logits(ids, logits):
     """A router trace that names its logits, and the bytes of the file beside it."""
     lines, content = [], b""

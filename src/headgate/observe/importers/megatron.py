@@ -100,7 +100,7 @@ def _of_router_traces(paths: Sequence[Path], shape: ModelShape) -> RoutingTrace:
     layers = sorted({layer for found in steps.values() for layer in found})
     in_order = sorted(steps.items(), key=lambda item: (item[0][1], str(item[0][0])))
     for (path, step), found in in_order:
-        if sorted(found) != layers or len({len(one.ids) for one in found.values()}) > 1:
+        if sorted(found) != layers or len({one.ids.shape for one in found.values()}) > 1:
             raise InputError(
                 f"{path}: step {step} has not the same tokens in each of the layers {layers[:8]}; "
                 "with pipeline stages, import and merge each stage (headgate export --by layers)"
@@ -134,8 +134,11 @@ def _add(record: dict[str, Any], steps: Steps, path: Path) -> None:
     step, layer = record.get("step"), record.get("layer")
     if type(step) is not int or type(layer) is not int or layer < 0:
         raise ArtifactError(f"{path}: a record has no step and layer; give the router trace itself")
-    ids = nested_ids([record.get("top_indices")], path)[0]
-    if len(ids) != record.get("num_tokens", len(ids)) or ids.shape[1] != record.get("topk", ids.shape[1]):
+    nested = nested_ids([record.get("top_indices")], path)
+    # A pass without tokens has an empty list, which says nothing of k.
+    ids = nested[0] if len(nested) else np.zeros((0, 0), dtype=np.int64)
+    is_k_right = not len(ids) or ids.shape[1] == record.get("topk", ids.shape[1])
+    if len(ids) != record.get("num_tokens", len(ids)) or not is_k_right:
         raise ArtifactError(
             f"{path}: step {step}, layer {layer} has not as many top_indices as it says; record it again"
         )
