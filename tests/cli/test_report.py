@@ -109,7 +109,11 @@ def test_watch_serves_until_ctrl_c(tmp_path):
     (tmp_path / "metrics.jsonl").write_text(
         '{"step": 1, "loss": 2.5, "num_tokens": 4, "duration_s": 1, "expert_counts": [[1, 3]]}\n'
     )
-    command = [sys.executable, "-m", "headgate", "report", "--watch", str(tmp_path)]
+    # What a shell starts in the background ignores Ctrl-C, and so does all that it starts; a terminal's doesn't.
+    start = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from headgate.cli import main; main()"
+    )
+    command = [sys.executable, "-c", start, "report", "--watch", str(tmp_path)]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": {**os.environ, "PYTHONUNBUFFERED": "1"}}
     with subprocess.Popen(command, text=True, **options) as process:
         try:

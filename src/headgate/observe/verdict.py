@@ -64,8 +64,7 @@ def judge_trace(verdicts: Mapping[int, LayerHealth | None]) -> TraceVerdict:
     """Put the verdicts of all layers, by decoder layer, into one.
 
     Example:
-        >>> from jaxtyping import Int
-    from torch import Tensor
+        >>> import torch
         >>> layer = judge_load(torch.tensor([90, 110, 95, 105]), top_k=1, capacity_drop_fraction=0.0)
         >>> judge_trace({3: layer, 7: layer}).sentence
         'In all 2 layers the experts share the work; the busiest, in layer 3, does 1.10 times an even share.'
