@@ -35,7 +35,7 @@ def encode_payload(page: Mapping[str, Any]) -> bytes:
     Example:
         >>> payload = encode_payload({"counts": np.array([1, 2], dtype=np.uint16)})
         >>> payload[4 : 4 + int.from_bytes(payload[:4], "little")].rstrip().decode()
-        '{"counts": {"dtype": "u16", "shape": [2], "offset": 80}}'
+        '{"counts": {"dtype": "u16", "shape": [2], "offset": 72}}'
     """
     arrays: list[tuple[dict[str, Any], NDArray[Any]]] = []
     tree = _plain(page, arrays)
