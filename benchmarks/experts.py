@@ -14,6 +14,7 @@ import gc
 import itertools
 import math
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -21,6 +22,7 @@ import typer
 from support.case import Limits, Probes, WrongResultError, check_case, time_case
 from support.contenders import DEFAULT_RIVAL, rival_names
 from support.floor import geometric_mean, scratch_bound_bytes
+from support.ggml import ggml_contender
 from support.memory import measure_in_fresh_process
 from support.problem import DTYPES, ROUTINGS, SHAPES, make_problem, make_weights
 from support.report import describe_setting, print_table, write_results
@@ -40,7 +42,7 @@ DtypeName = StrEnum("DtypeName", {name: name for name in DTYPES})
 
 
 def run_cases(
-    choice: dict[str, list[Any]], dtype: str, limits: Limits, *, is_trained: bool, name: str
+    choice: dict[str, list[Any]], dtype: str, limits: Limits, *, is_trained: bool, name: str, ggml: Path | None
 ) -> list[dict[str, Any]]:
     """Check and time every case; results are written after each, so that an interruption loses one."""
     probes = Probes(buffer=make_read_buffer(), num_multiplies=peak_pass_size(DTYPES[dtype]))
@@ -51,7 +53,8 @@ def run_cases(
         for routing, num_tokens in itertools.product(choice["routings"], choice["tokens"]):
             print(f"{shape}, {routing}, T = {num_tokens}, {dtype}")
             problem = make_problem(SHAPES[shape], weights, num_tokens=num_tokens, routing=routing)
-            checked = check_case(problem, is_trained=is_trained, patience_s=limits.patience_s)
+            others = [] if ggml is None else [ggml_contender(problem, ggml)]
+            checked = check_case(problem, is_trained=is_trained, patience_s=limits.patience_s, others=others)
             facts = {"shape": shape, "routing": routing, "tokens": num_tokens, "dtype": dtype}
             timed = time_case(problem, checked, probes, limits, is_trained=is_trained)
             records += [facts | record for record in timed]
@@ -132,6 +135,9 @@ def main(
     quick: Annotated[bool, typer.Option("--quick", help="A few cases, about a minute.")] = False,
     train: Annotated[bool, typer.Option("--train", help="Forward and backward, T = 1024.")] = False,
     memory: Annotated[bool, typer.Option("--memory", help="Peak resident memory instead of time.")] = False,
+    ggml: Annotated[
+        Path | None, typer.Option(help="Folder of libggml-base.so and libggml-cpu.so: compare with llama.cpp, too.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the file in benchmarks/results.")] = None,
 ) -> None:
     """Compare headgate's experts with transformers' and with the floor."""
@@ -146,7 +152,7 @@ def main(
     limits = Limits(rounds=rounds, seconds=seconds if seconds > 0 else math.inf, patience_s=patience)
     try:
         file = name or ("experts_training" if train else "experts")
-        records = run_cases(choice, dtype, limits, is_trained=train, name=file)
+        records = run_cases(choice, dtype, limits, is_trained=train, name=file, ggml=ggml)
     except WrongResultError as error:
         print(f"wrong: {error}; nothing is timed")
         raise typer.Exit(1) from error

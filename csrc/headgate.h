@@ -311,6 +311,14 @@ typedef struct headgate_routing {
 HEADGATE_API int headgate_route(const headgate_router* router, const headgate_router_input* input,
                                 const headgate_routing* routing, const headgate_threads* threads, int isa);
 
+/* Routes tokens and runs the experts on the decision, which is not kept: a layer's inference in one call. The router's
+ * experts from experts->num_experts on are zero-compute. Threads and isa are those of `experts`, whose plan's fields (see
+ * headgate_experts_on_choice) are not read. Both read the same tokens, which may differ in dtype.
+ *
+ *   y  [T, D]  out  as of headgate_experts_forward */
+HEADGATE_API int headgate_layer_forward(const headgate_router* router, const headgate_router_input* input,
+                                        const headgate_experts* experts, void* y);
+
 #ifdef __cplusplus
 }
 #endif

@@ -26,7 +26,7 @@ import torch
 from safetensors.numpy import save
 
 from headgate.errors import HeadgateError
-from headgate.observe.importers.counts import import_llama_cpp, import_tensorrt_llm
+from headgate.observe.importers.counts import import_deepspeed, import_llama_cpp, import_tensorrt_llm
 from headgate.observe.importers.megatron import import_megatron
 from headgate.observe.importers.router_logits import import_router_logits
 from headgate.observe.importers.sglang import import_sglang
@@ -75,6 +75,12 @@ def _read_statistic(path: Path) -> object:
     return import_tensorrt_llm(path.parent, ModelShape())
 
 
+def _read_with_logits(path: Path) -> object:
+    path = path.rename(path.with_name("router_trace_rank0.jsonl"))
+    path.with_name("logits_rank0.bin").write_bytes(bytes(240))
+    return import_megatron([path], SHAPE)
+
+
 def targets() -> dict[str, Target]:
     """Each format: the ending of its files, a right one, and what reads it."""
     ids = _ids()
@@ -86,6 +92,14 @@ def targets() -> dict[str, Target]:
     }
     record = {"step": 0, "block": "decoder", "num_tokens": 5, "topk": 2}
     records = b"\n".join(_text({**record, "layer": n + 1, "top_indices": ids[:, n].tolist()}) for n in range(3))
+    raw = base64.b64encode(ids.astype(np.uint8).tobytes()).decode()
+    place = {"logits_bytes": 80, "logits_shape": [5, 8]}
+    with_logits = b"\n".join(
+        _text({**record, **place, "layer": n + 1, "logits_offset": 80 * n, "top_indices": ids[:, n].tolist()})
+        for n in range(3)
+    )
+    batches = [list(range(8))] * 2
+    micro_batches = b"\n".join(_text({"iter": 1, "block": "decoder", "layer": n, "tpe": batches}) for n in range(3))
     tokens = {
         "input_ids": torch.arange(5),
         "positions": torch.arange(5),
@@ -124,6 +138,18 @@ def targets() -> dict[str, Target]:
             ".pt",
             _pt([torch.from_numpy(ids[:, layer]) for layer in range(3)]),
             lambda path: import_megatron([path], SHAPE),
+        ),
+        "vllm shape": (
+            ".json",
+            _text({"choices": [{"routed_experts": {"data": raw, "shape": list(ids.shape)}}]}),
+            lambda path: import_vllm([path], SHAPE),
+        ),
+        "megatron counts": (".jsonl", micro_batches, lambda path: import_megatron([path], SHAPE)),
+        "megatron logits": (".jsonl", with_logits, _read_with_logits),
+        "deepspeed": (
+            ".pt",
+            _pt([torch.arange(8)] * 3),
+            lambda path: import_deepspeed(path, SHAPE, counted="all"),
         ),
         "megatron trace": (".jsonl", records, lambda path: import_megatron([path], SHAPE)),
         "tensorrt-llm": (".safetensors", save(counts), _read_statistic),

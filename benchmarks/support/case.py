@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,8 +72,16 @@ class WrongResultError(RuntimeError):
     """Headgate's result is too far from the exact one for its time to mean anything."""
 
 
-def check_case(problem: Problem, *, is_trained: bool, patience_s: float) -> list[Checked]:
+def check_case(
+    problem: Problem, *, is_trained: bool, patience_s: float, others: Sequence[Contender] = ()
+) -> list[Checked]:
     """Run each contender once, compare it with float64, and say what came out.
+
+    Args:
+        problem: the case.
+        is_trained: whether gradients are compared, too.
+        patience_s: see below.
+        others: contenders besides headgate and transformers.
 
     Returns:
         Those that are worth timing: a rival that is slower than `patience_s` is left out with a line that says so.
@@ -86,7 +94,7 @@ def check_case(problem: Problem, *, is_trained: bool, patience_s: float) -> list
         exact["x gradient"] = exact_input_gradient(problem, tokens, grad_y)
         exact["gate and up gradient"], exact["down gradient"] = exact_weight_gradients(problem, expert, grad_y)
     checked = []
-    contenders = list_contenders(problem)
+    contenders = [*list_contenders(problem), *others]
     num_tokens, dtype = problem.x.shape[0], problem.x.dtype
     if num_tokens <= MOST_TOKENS_BATCHED and "batched_mm" not in [c.name for c in contenders]:
         copied = batched_copy_bytes(problem.shape, num_tokens, dtype)

@@ -172,3 +172,25 @@ def test_a_second_interrupt_is_not_held_back():
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_run_is_exported_for_transformers(fails):
+    assert invoke("-q").exit_code == 0
+    result = invoke("--export", "hf")
+    assert result.exit_code == 0
+    assert "hf: MixtralForCausalLM" in result.stdout
+    assert "headgate inspect hf" in result.stdout
+    report = json.loads(invoke("--export", "hf", "--json").stdout)
+    assert report["files"] == ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+    assert CliRunner().invoke(cli.app, ["inspect", "hf", "-q"]).stdout.startswith("0-1: 4 experts, 2 a token")
+    assert len(invoke("--export", "hf", "-q").stdout.splitlines()) == 1
+    assert fails("--export", "hf", "--steps", "3", "--resume") == (
+        1,
+        "error: steps, resume (given) are for training, and --export trains nothing; leave them out",
+    )
+
+
+def test_without_a_run_there_is_nothing_to_export(fails):
+    code, line = fails("--export", "hf")
+    assert code == 1
+    assert line.endswith("runs/demo holds no run of the demo (config.json is missing); train one first: headgate demo")

@@ -92,3 +92,10 @@ def broken(path):
 def dense(path):
     transformers.LlamaConfig(hidden_size=32, num_hidden_layers=1, intermediate_size=8).save_pretrained(path)
     return path
+
+
+@pytest.mark.parametrize("method", ["bitsandbytes", "mxfp4", "fp8"])
+def test_a_quantised_checkpoint_is_said_to_keep_its_own_code(method, save):
+    config = transformers.GptOssConfig(num_hidden_layers=2, quantization_config={"quant_method": method})
+    line = invoke(save(config), "-q").stdout
+    assert f"theirs where the experts are quantised ({method}), which keep their own code; else headgate" in line

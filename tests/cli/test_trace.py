@@ -170,7 +170,8 @@ def test_the_trace_says_where_it_is_from(model, tmp_path):
 
 def test_without_a_model_it_is_the_demos(tmp_path, monkeypatch):
     monkeypatch.setattr(verb, "DEMO", tmp_path / "runs")
-    assert "config.json" in str(invoke("--text", "a", "-o", tmp_path / "b.safetensors").exception)
+    missing = str(invoke("--text", "a", "-o", tmp_path / "b.safetensors").exception)
+    assert "holds no run of the demo (config.json is missing); train one first: headgate demo" in missing
     run_demo(tmp_path / "runs", tiny_config())
     result = invoke("--text", "the gate", "-o", tmp_path / "b.safetensors")
     assert result.exit_code == 0, result.output

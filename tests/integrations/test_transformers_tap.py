@@ -249,3 +249,11 @@ def test_margin_and_entropy_follow_the_models_own_router():
     unknown = integration.make_trace(tape, specs={})
     assert unknown.select_margin.isnan().all()
     assert unknown.metadata["layers"][0]["router"] is None
+
+
+def test_a_model_on_the_meta_device_can_not_be_recorded_and_keeps_its_own_code():
+    model = zoo.build("mixtral").to("meta")
+    with pytest.raises(InputError, match=r"model \(=MixtralForCausalLM\) has experts on the meta device"):
+        integration.tap(model).__enter__()
+    assert integration.accelerate(model).num_switched == 0
+    assert "no kernel of ours for float32 on meta" in integration.accelerate(model).layers[0].reason

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import typer
 from rich.console import Console
 
 from headgate.cli.output import JsonOption, QuietOption, note_console, print_json, result_console
+from headgate.errors import InputError
 
 DEFAULT_OUT = Path("runs/demo")
 DEFAULT_COMPARE_OUT = Path("runs/compare")
@@ -31,39 +32,59 @@ class BalanceOption(StrEnum):
     BIAS = "bias"
 
 
+RouterOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(metavar="PRESET", help="How experts are picked, by model or paper; default mixtral."),
+]
+ExpertsOption: TypeAlias = Annotated[
+    int | None, typer.Option(min=1, metavar="E", help="Experts in each layer; default 8.")
+]
+TopKOption: TypeAlias = Annotated[
+    int | None, typer.Option(min=1, metavar="K", help="Experts for each token; default the preset's, at most 2.")
+]
+CapacityOption: TypeAlias = Annotated[
+    float | None,
+    typer.Option(metavar="FACTOR", help="Rows an expert takes at most, as a multiple of an even share."),
+]
+BalanceNameOption: TypeAlias = Annotated[
+    BalanceOption | None,
+    typer.Option(
+        metavar="NAME",
+        help=f"What keeps the experts evenly used: {', '.join(BalanceOption)}; default what suits the preset.",
+    ),
+]
+StepsOption: TypeAlias = Annotated[int | None, typer.Option(min=1, metavar="N", help="Training steps; default 600.")]
+SeedOption: TypeAlias = Annotated[
+    int | None, typer.Option(min=0, metavar="N", help="Of weights, order of the text, noise; default 0.")
+]
+OutOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Where everything goes; default runs/demo, or runs/compare."),
+]
+DeviceOption: TypeAlias = Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda, ...; default cpu.")]
+ResumeOption: TypeAlias = Annotated[bool, typer.Option("--resume", help="Go on with the run in FOLDER.")]
+CompareOption: TypeAlias = Annotated[
+    bool, typer.Option("--compare", help="Train balanced, unbalanced and dense on the same budget.")
+]
+ExportOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Train nothing; write the run in FOLDER as a checkpoint for transformers."),
+]
+
+
 def demo(
-    router: Annotated[
-        str | None,
-        typer.Option(metavar="PRESET", help="How experts are picked, by model or paper; default mixtral."),
-    ] = None,
-    experts: Annotated[int | None, typer.Option(min=1, metavar="E", help="Experts in each layer; default 8.")] = None,
-    top_k: Annotated[
-        int | None, typer.Option(min=1, metavar="K", help="Experts for each token; default the preset's, at most 2.")
-    ] = None,
-    capacity: Annotated[
-        float | None,
-        typer.Option(metavar="FACTOR", help="Rows an expert takes at most, as a multiple of an even share."),
-    ] = None,
-    balance: Annotated[
-        BalanceOption | None,
-        typer.Option(
-            metavar="NAME",
-            help=f"What keeps the experts evenly used: {', '.join(BalanceOption)}; default what suits the preset.",
-        ),
-    ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, metavar="N", help="Training steps; default 600.")] = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, metavar="N", help="Of weights, order of the text, noise; default 0.")
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Where everything goes; default runs/demo, or runs/compare."),
-    ] = None,
-    device: Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda, ...; default cpu.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in FOLDER.")] = False,
-    compare: Annotated[
-        bool, typer.Option("--compare", help="Train balanced, unbalanced and dense on the same budget.")
-    ] = False,
+    router: RouterOption = None,
+    experts: ExpertsOption = None,
+    top_k: TopKOption = None,
+    capacity: CapacityOption = None,
+    balance: BalanceNameOption = None,
+    steps: StepsOption = None,
+    seed: SeedOption = None,
+    out: OutOption = None,
+    device: DeviceOption = None,
+    resume: ResumeOption = False,
+    compare: CompareOption = False,
+    export: ExportOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -74,10 +95,7 @@ def demo(
     whether its experts share the work, and one token's way through a layer.
     Ctrl-C saves, and --resume goes on.
     """
-    from headgate.demo.launch import Launch, run_comparison, run_single
-    from headgate.demo.run import Stopped
-
-    options: dict[str, Any] = {
+    given: dict[str, Any] = {
         "router": router,
         "num_experts": experts,
         "top_k": top_k,
@@ -87,12 +105,26 @@ def demo(
         "seed": seed,
         "device": device,
     }
-    notes = note_console()
+    options = {name: value for name, value in given.items() if value is not None}
     folder = out or (DEFAULT_COMPARE_OUT if compare else DEFAULT_OUT)
+    if export is None:
+        _train(folder, options, resume=resume, compare=compare, json=json, quiet=quiet)
+        return
+    named = [*options, *(["resume"] if resume else []), *(["compare"] if compare else [])]
+    if named:
+        raise InputError(f"{', '.join(named)} (given) are for training, and --export trains nothing; leave them out")
+    _export(folder, export, json=json, quiet=quiet)
+
+
+def _train(folder: Path, options: dict[str, Any], *, resume: bool, compare: bool, json: bool, quiet: bool) -> None:
+    from headgate.demo.launch import Launch, run_comparison, run_single
+    from headgate.demo.run import Stopped
+
+    notes = note_console()
     with stop_on_interrupt(notes) as should_stop:
         launch = Launch(
             out=folder,
-            options={name: value for name, value in options.items() if value is not None},
+            options=options,
             resume=resume,
             results=notes if json else result_console(),
             notes=notes,
@@ -110,6 +142,23 @@ def demo(
         raise typer.Exit(1)
     if json:
         print_json(outcome)
+
+
+def _export(folder: Path, target: Path, *, json: bool, quiet: bool) -> None:
+    """Write the run's model as transformers loads it, and say what can be done with it."""
+    from headgate.demo.export import export_mixtral
+
+    written = export_mixtral(folder, target)
+    if json:
+        files = sorted(file.name for file in written.iterdir())
+        print_json({"path": str(written), "architecture": "MixtralForCausalLM", "files": files})
+        return
+    console = result_console()
+    console.print(f"{written}: MixtralForCausalLM, as AutoModelForCausalLM.from_pretrained loads it", soft_wrap=True)
+    if not quiet:
+        for arguments in (["inspect"], ["trace", "--text", "The list is sorted.", "-o", "routing.safetensors"]):
+            command = shlex.join(["headgate", arguments[0], str(written), *arguments[1:]])
+            console.print(f"  {command}", soft_wrap=True, markup=False)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 from rich.console import Console
@@ -27,28 +27,37 @@ if TYPE_CHECKING:
 Gates = list[tuple[str, float]]
 
 
+FirstArgument: TypeAlias = Annotated[
+    Path, typer.Argument(metavar="A", help="The reference: a trace, or a folder with one.")
+]
+SecondArgument: TypeAlias = Annotated[Path, typer.Argument(metavar="B", help="What is compared with it.")]
+KOption: TypeAlias = Annotated[
+    int | None, typer.Option("--k", min=1, metavar="K", help="Compare the best K choices; default all.")
+]
+MatchOption: TypeAlias = Annotated[
+    bool, typer.Option("--match-experts", help="First find which expert of B is which of A.")
+]
+AlignedOption: TypeAlias = Annotated[
+    bool, typer.Option("--assume-aligned", help="Without token ids, take token i of both as the same.")
+]
+UnderOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=VALUE", help="Exit 1 where overlap@k, jaccard or rank_correlation is lower."),
+]
+OverOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=VALUE", help="Exit 1 where weight_moved, flipped_fraction or load_distance is higher."),
+]
+
+
 def diff(
-    first: Annotated[Path, typer.Argument(metavar="A", help="The reference: a trace, or a folder with one.")],
-    second: Annotated[Path, typer.Argument(metavar="B", help="What is compared with it.")],
-    k: Annotated[
-        int | None, typer.Option("--k", min=1, metavar="K", help="Compare the best K choices; default all.")
-    ] = None,
-    match_experts: Annotated[
-        bool, typer.Option("--match-experts", help="First find which expert of B is which of A.")
-    ] = False,
-    assume_aligned: Annotated[
-        bool, typer.Option("--assume-aligned", help="Without token ids, take token i of both as the same.")
-    ] = False,
-    fail_under: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="Exit 1 where overlap@k, jaccard or rank_correlation is lower."),
-    ] = None,
-    fail_over: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=VALUE", help="Exit 1 where weight_moved, flipped_fraction or load_distance is higher."
-        ),
-    ] = None,
+    first: FirstArgument,
+    second: SecondArgument,
+    k: KOption = None,
+    match_experts: MatchOption = False,
+    assume_aligned: AlignedOption = False,
+    fail_under: UnderOption = None,
+    fail_over: OverOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
 from headgate.cli.output import JsonOption, QuietOption, note_console, print_json
 
 if TYPE_CHECKING:
-    from headgate.observe.importers.megatron import Ranks
+    from headgate.observe.importers.counts import Counted
+    from headgate.observe.importers.megatron_counts import Ranks
     from headgate.observe.importers.shape import ModelShape
     from headgate.observe.trace import RoutingTrace
 
@@ -26,6 +27,7 @@ class Engine(StrEnum):
     TENSORRT_LLM = "tensorrt-llm"
     TRANSFORMERS = "transformers"
     LLAMA_CPP = "llama.cpp"
+    DEEPSPEED = "deepspeed"
 
 
 class RanksOption(StrEnum):
@@ -33,31 +35,72 @@ class RanksOption(StrEnum):
 
     TOKENS = "tokens"
     SAME = "same"
+    EXPERTS = "experts"
+
+
+class CountedOption(StrEnum):
+    """What counts of a token's choices."""
+
+    ALL = "all"
+    FIRST = "first"
+
+
+RANKS: dict[RanksOption, Ranks] = {
+    RanksOption.TOKENS: "tokens",
+    RanksOption.SAME: "same",
+    RanksOption.EXPERTS: "experts",
+}
+
+
+EngineArgument: TypeAlias = Annotated[
+    Engine, typer.Argument(metavar="ENGINE", help=f"Who wrote the files: {', '.join(Engine)}.")
+]
+FilesArgument: TypeAlias = Annotated[
+    list[Path], typer.Argument(metavar="FILE...", help="What it wrote; see docs/import.md.")
+]
+OutOption: TypeAlias = Annotated[
+    Path, typer.Option("--out", "-o", metavar="FILE", help="The trace to write, .safetensors.")
+]
+ConfigOption: TypeAlias = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="The model's config.json: experts, choices, routed layers.")
+]
+ExpertsOption: TypeAlias = Annotated[
+    int | None, typer.Option(min=1, metavar="E", help="Experts, where no config is given.")
+]
+TopKOption: TypeAlias = Annotated[int | None, typer.Option(min=1, metavar="K", help="Choices per token, likewise.")]
+LayersOption: TypeAlias = Annotated[
+    str | None, typer.Option(metavar="N,N,...", help="The decoder layers of the file's rows, as in 1-26 or 0,2,4.")
+]
+RowsOption: TypeAlias = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Layers per token in a file that could have two.")
+]
+DtypeOption: TypeAlias = Annotated[str | None, typer.Option(metavar="NAME", help="Of vLLM's raw blocks, as in uint8.")]
+RouterOption: TypeAlias = Annotated[
+    str | None, typer.Option(metavar="PRESET", help="How the model chooses from router logits.")
+]
+RanksAnswer: TypeAlias = Annotated[
+    RanksOption | None, typer.Option(help="Had the ranks their own tokens, all the same, or their own experts?")
+]
+CountedAnswer: TypeAlias = Annotated[
+    CountedOption | None, typer.Option(help="Does DeepSpeed's exp_counts count all choices, or the first alone?")
+]
+ForceOption: TypeAlias = Annotated[bool, typer.Option("--force", help="Overwrite the trace.")]
 
 
 def import_trace(
-    engine: Annotated[Engine, typer.Argument(metavar="ENGINE", help=f"Who wrote the files: {', '.join(Engine)}.")],
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="What it wrote; see docs/import.md.")],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The trace to write, .safetensors.")],
-    config: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The model's config.json: experts, choices, routed layers.")
-    ] = None,
-    experts: Annotated[int | None, typer.Option(min=1, metavar="E", help="Experts, where no config is given.")] = None,
-    top_k: Annotated[int | None, typer.Option(min=1, metavar="K", help="Choices per token, likewise.")] = None,
-    layers: Annotated[
-        str | None, typer.Option(metavar="N,N,...", help="The decoder layers of the file's rows, as in 1-26 or 0,2,4.")
-    ] = None,
-    rows: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Layers per token in a file that could have two.")
-    ] = None,
-    dtype: Annotated[str | None, typer.Option(metavar="NAME", help="Of vLLM's raw blocks, as in uint8.")] = None,
-    router: Annotated[
-        str | None, typer.Option(metavar="PRESET", help="How the model chooses from router logits.")
-    ] = None,
-    ranks: Annotated[
-        RanksOption | None, typer.Option(help="Did the ranks have their own tokens, or all the same?")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the trace.")] = False,
+    engine: EngineArgument,
+    files: FilesArgument,
+    out: OutOption,
+    config: ConfigOption = None,
+    experts: ExpertsOption = None,
+    top_k: TopKOption = None,
+    layers: LayersOption = None,
+    rows: RowsOption = None,
+    dtype: DtypeOption = None,
+    router: RouterOption = None,
+    ranks: RanksAnswer = None,
+    counted: CountedAnswer = None,
+    force: ForceOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -66,17 +109,18 @@ def import_trace(
     What its files leave open is asked for by an option, never guessed.
     """
     from headgate.errors import ArtifactError
-    from headgate.observe.importers.shape import ModelShape, shape_of_config
     from headgate.observe.writer import save_trace
 
     if out.exists() and not force:
         raise ArtifactError(f"{out} is there already; choose another --out, or overwrite it by --force")
-    shape = ModelShape() if config is None else shape_of_config(config)
-    given: dict[str, Any] = {"num_experts": experts, "top_k": top_k, "num_rows": rows}
-    shape = replace(shape, **{name: value for name, value in given.items() if value is not None})
-    if layers is not None:
-        shape = replace(shape, moe_layers=parse_layers(layers))
-    trace = _read(engine, files, shape, dtype, router, ranks)
+    shape = _shape(config, layers, {"num_experts": experts, "top_k": top_k, "num_rows": rows})
+    answers = Answers(
+        dtype=dtype,
+        router=router,
+        ranks=None if ranks is None else RANKS[ranks],
+        counted=None if counted is None else "all" if counted is CountedOption.ALL else "first",
+    )
+    trace = _read(engine, files, shape, answers)
     save_trace(out, trace)
     if json:
         print_json({"out": str(out), "num_tokens": trace.num_tokens, "layers": trace.layer_index.tolist()})
@@ -85,34 +129,49 @@ def import_trace(
         note_console().print(f"Wrote {out}: {what}, {len(trace.layer_index)} layers.", markup=False, soft_wrap=True)
 
 
-def _read(
-    engine: Engine,
-    files: list[Path],
-    shape: ModelShape,
-    dtype: str | None,
-    router: str | None,
-    ranks: RanksOption | None,
-) -> RoutingTrace:
-    from headgate.observe.importers.counts import import_llama_cpp, import_tensorrt_llm
+def _shape(config: Path | None, layers: str | None, given: dict[str, int | None]) -> ModelShape:
+    """The model's shape, from its config and from what was given besides."""
+    from headgate.observe.importers.shape import ModelShape, shape_of_config
+
+    shape = ModelShape() if config is None else shape_of_config(config)
+    known: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if layers is not None:
+        known["moe_layers"] = parse_layers(layers)
+    return replace(shape, **known)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """What a file leaves open and the caller said; see the importers."""
+
+    dtype: str | None
+    router: str | None
+    ranks: Ranks | None
+    counted: Counted | None
+
+
+def _read(engine: Engine, files: list[Path], shape: ModelShape, answers: Answers) -> RoutingTrace:
+    from headgate.observe.importers.counts import import_deepspeed, import_llama_cpp, import_tensorrt_llm
     from headgate.observe.importers.megatron import import_megatron
     from headgate.observe.importers.router_logits import import_router_logits
     from headgate.observe.importers.sglang import import_sglang
     from headgate.observe.importers.vllm import import_vllm
 
-    of_ranks: Ranks | None = None if ranks is None else "tokens" if ranks is RanksOption.TOKENS else "same"
     match engine:
         case Engine.VLLM:
-            return import_vllm(files, shape, raw_dtype=dtype)
+            return import_vllm(files, shape, raw_dtype=answers.dtype)
         case Engine.SGLANG:
             return import_sglang(files, shape)
         case Engine.MEGATRON:
-            return import_megatron(files, shape, ranks=of_ranks)
+            return import_megatron(files, shape, ranks=answers.ranks)
         case _ if len(files) > 1:
             raise typer.BadParameter(f"{engine} takes one file or folder", param_hint="FILE...")
         case Engine.TENSORRT_LLM:
-            return import_tensorrt_llm(files[0], shape, ranks=of_ranks)
+            return import_tensorrt_llm(files[0], shape, ranks=answers.ranks)
         case Engine.TRANSFORMERS:
-            return import_router_logits(files[0], shape, router=router)
+            return import_router_logits(files[0], shape, router=answers.router)
+        case Engine.DEEPSPEED:
+            return import_deepspeed(files[0], shape, counted=answers.counted)
         case _:
             return import_llama_cpp(files[0], shape)
 

@@ -35,6 +35,8 @@ def export_mixtral(run: Path, out: Path) -> Path:
         ArtifactError: the run has no checkpoint, or something can't be read or written.
         SpecError: the run's router or feed-forward isn't Mixtral's.
     """
+    if not (run / CONFIG).is_file():
+        raise ArtifactError(f"{run} holds no run of the demo ({CONFIG} is missing); train one first: headgate demo")
     config = DemoConfig.from_dict(read_json(run / CONFIG))
     _require_mixtral(config.model)
     checkpoint = latest_checkpoint(run / CHECKPOINTS)

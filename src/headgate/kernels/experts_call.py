@@ -55,9 +55,17 @@ class Rows(NamedTuple):
 
 
 class Call:
-    """The arguments of a call in the library's terms, and the tensors that they point into."""
+    """The arguments of a call in the library's terms, and the tensors that they point into.
 
-    __slots__ = ("_isa", "_keep", "library", "num_rows", "problem")
+    Attributes:
+        library: what is called.
+        problem: `headgate_experts`.
+        x: [..., D], as it is read.
+        layout: T, and the elements from one token to the next.
+        num_rows: R, 0 where it is not known yet.
+    """
+
+    __slots__ = ("_isa", "_keep", "layout", "library", "num_rows", "problem", "x")
 
     def __init__(
         self, x: Tensor, rows: Rows | None, weights: Weights, function: ExpertFunction, isa: str = "best"
@@ -65,13 +73,15 @@ class Call:
         library = native.library()
         if library is None:
             raise BackendError(f"the native experts are not available: {native.why_missing()}; {native.HOW_TO_GET}")
-        x = x if x.stride(1) == 1 else x.contiguous()
+        x = x if x.stride(-1) == 1 and (x.dim() == 2 or x.is_contiguous()) else x.contiguous()
+        d_model = x.shape[-1]
+        self.layout = (x.shape[0], x.stride(0)) if x.dim() == 2 else (x.numel() // d_model, d_model)
         up, down = _addressable(weights[0]), _addressable(weights[1])
         up_bias, down_bias = _packed(weights[2]), _packed(weights[3])
         vectors = () if rows is None else tuple(_packed(vector) for vector in rows)
         self.library, self._isa = library, isa
         self.num_rows = 0 if rows is None else rows.token_of_row.shape[0]
-        self._keep = (x, up, down, up_bias, down_bias, vectors)
+        self.x, self._keep = x, (up, down, up_bias, down_bias, vectors)
         activation, gated, interleaved, clamp, sigmoid_slope, up_offset = function
         self.problem = _EXPERTS.pack(
             ISAS[isa],
@@ -83,12 +93,13 @@ class Call:
             math.inf if clamp is None else clamp,
             sigmoid_slope,
             up_offset,
-            *x.shape,
+            self.layout[0],
+            d_model,
             down.shape[2],
             up.shape[0],
             self.num_rows,
             x.data_ptr(),
-            x.stride(0),
+            self.layout[1],
             *((0,) * 6 if rows is None else map(_address, vectors)),
             up.data_ptr(),
             *up.stride(),

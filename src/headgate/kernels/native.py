@@ -94,6 +94,8 @@ def _declare(library: ctypes.CDLL) -> None:
     library.headgate_experts_forward.restype = ctypes.c_int
     library.headgate_experts_on_choice.argtypes = [pointer, pointer, pointer]
     library.headgate_experts_on_choice.restype = ctypes.c_int
+    library.headgate_layer_forward.argtypes = [pointer, pointer, pointer, pointer]
+    library.headgate_layer_forward.restype = ctypes.c_int
     library.headgate_experts_backward.argtypes = [pointer, pointer]
     library.headgate_experts_backward.restype = ctypes.c_int
     threads = ctypes.POINTER(Threads)

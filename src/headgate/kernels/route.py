@@ -163,19 +163,12 @@ def route_native(
         )
     x = x if x.stride(1) == 1 or x.shape[1] <= 1 else x.contiguous()
     weight = weight.contiguous()
-    tokens = _Input(
-        x.data_ptr(),
-        x.shape[0],
-        x.stride(0),
-        _DTYPES[x.dtype],
-        _DTYPES[weight.dtype],
-        weight.data_ptr(),
-        None if bias is None else (bias := bias.contiguous()).data_ptr(),
-        None if selection_bias is None else (selection_bias := selection_bias.contiguous()).data_ptr(),
-    )
+    bias = None if bias is None else bias.contiguous()
+    selection_bias = None if selection_bias is None else selection_bias.contiguous()
+    tokens = describe_tokens(x, (x.shape[0], x.stride(0)), weight, bias, selection_bias)
     routed = _allocate(x, x.shape[0], weight.shape[0], formula.top_k)
     pointers = _Pointers(*[tensor.data_ptr() for tensor in routed])
-    router = _router_of(formula, weight.shape[1], weight.shape[0])
+    router = describe_router(formula, weight.shape[1], weight.shape[0])
     at, threads = ctypes.byref, _ONE_THREAD if x.shape[0] == 1 else current_threads()
     status = library.headgate_route(at(router), at(tokens), at(pointers), at(threads), isa)
     if status == native.OUT_OF_MEMORY:
@@ -283,8 +276,30 @@ class _Pointers(ctypes.Structure):
     _fields_ = tuple((name, ctypes.c_void_p) for name in Routed._fields)
 
 
+def describe_tokens(
+    x: Tensor, layout: tuple[int, int], weight: Tensor, bias: Tensor | None, selection_bias: Tensor | None
+) -> _Input:
+    """What the router reads, as the library does; the tensors must stay alive.
+
+    Args:
+        x: tokens whose last axis is contiguous.
+        layout: T, and the elements from one token to the next.
+        weight, bias, selection_bias: contiguous.
+    """
+    return _Input(
+        x.data_ptr(),
+        *layout,
+        _DTYPES[x.dtype],
+        _DTYPES[weight.dtype],
+        weight.data_ptr(),
+        None if bias is None else bias.data_ptr(),
+        None if selection_bias is None else selection_bias.data_ptr(),
+    )
+
+
 @functools.lru_cache(maxsize=256)
-def _router_of(formula: RouterFormula, d_model: int, num_experts: int) -> _Router:
+def describe_router(formula: RouterFormula, d_model: int, num_experts: int) -> _Router:
+    """The router as the library reads it."""
     return _Router(
         d_model=d_model,
         num_experts=num_experts,

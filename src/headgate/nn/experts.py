@@ -14,6 +14,7 @@ from headgate.errors import InputError, SpecError
 from headgate.experts import ExpertWeights, activate, run_expert, run_experts
 from headgate.flow import DispatchPlan
 from headgate.kernels.experts import is_backend
+from headgate.kernels.experts_call import Weights
 from headgate.kernels.route import RouterFormula, route
 from headgate.kernels.route import runs_natively as route_runs_natively
 from headgate.spec import ExpertSpec, SharedSpec
@@ -107,16 +108,21 @@ class Experts(nn.Module):
             InputError: tokens and weights differ in dtype, outside autocast.
         """
         dtype = _compute_dtype(x, self.down_proj)
-        up, up_bias = getattr(self, self._up_name), getattr(self, f"{self._up_name}_bias")
+        up, down, up_bias, down_bias = self.matrices()
         weights = ExpertWeights(
             up=up.to(dtype),
-            down=self.down_proj.to(dtype),
+            down=down.to(dtype),
             up_bias=None if up_bias is None else up_bias.to(dtype),
-            down_bias=None if self.down_proj_bias is None else self.down_proj_bias.to(dtype),
+            down_bias=None if down_bias is None else down_bias.to(dtype),
         )
         options: dict[str, Any] = {"apply_to": apply_to, "batch_invariant": batch_invariant}
         y = run_experts(x.to(dtype), plan, combine_weights, weights, self.spec.function, **options)
         return y.to(x.dtype)
+
+    def matrices(self) -> Weights:
+        """The parameters in the kernels' order: first projection, `down_proj`, and the biases of both or None."""
+        up, up_bias = getattr(self, self._up_name), getattr(self, f"{self._up_name}_bias")
+        return up, self.down_proj, up_bias, self.down_proj_bias
 
     def extra_repr(self) -> str:
         """Sizes and function."""

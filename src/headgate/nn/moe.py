@@ -13,6 +13,7 @@ from headgate.errors import BackendError, InputError, SpecError
 from headgate.kernels.experts import runs_natively
 from headgate.nn.experts import Experts, SharedExpert
 from headgate.nn.native_route import is_covered
+from headgate.nn.one_call import run_at_once
 from headgate.nn.router import Router, check_token_ids
 from headgate.spec import ExpertSpec, RouterSpec, SharedSpec, family, preset
 
@@ -155,9 +156,13 @@ class MoE(nn.Module):
             BackendError: `batch_invariant` was asked for and can't be kept here.
         """
         self._check(x, token_ids, padding_mask)
-        flat = x.reshape(-1, self.d_model)
         if self.batch_invariant:
-            self._check_invariant(flat, padding_mask)
+            self._check_invariant(x, padding_mask)
+        if padding_mask is None and self.shared_expert is None:
+            y = run_at_once(x, self.router, self.experts)
+            if y is not None:
+                return y
+        flat = x.reshape(-1, self.d_model)
         routing = self.router(
             flat,
             sequence_length=x.shape[-2] if x.dim() > 1 else 1,
@@ -192,15 +197,15 @@ class MoE(nn.Module):
         if token_ids is not None and self.spec.vocab_size is not None and token_ids.device.type == "cpu":
             check_token_ids(token_ids, self.spec.vocab_size)
 
-    def _check_invariant(self, flat: Tensor, padding_mask: Tensor | None) -> None:
+    def _check_invariant(self, x: Tensor, padding_mask: Tensor | None) -> None:
         if padding_mask is not None:
             raise InputError(
                 "padding_mask (given) goes another way than the batch-invariant one; leave it out (padding then gets "
                 "outputs, which harm no other token)"
             )
-        if not (runs_natively(flat.device.type, flat.dtype) and self.router.decides_natively(flat)):
+        if not (runs_natively(x.device.type, x.dtype) and self.router.decides_natively(x)):
             raise BackendError(
-                f"batch_invariant (=True) can't be kept for {flat.dtype} on {flat.device.type} with "
+                f"batch_invariant (=True) can't be kept for {x.dtype} on {x.device.type} with "
                 f"training={self.training}, gradients={torch.is_grad_enabled()}; call eval() and run under "
                 "torch.no_grad() on a CPU in float32, float16 or bfloat16, with the native library (`headgate doctor`)"
             )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from headgate.flow import DispatchPlan, Routing, TokenChoice
+from headgate.kernels.layer import RouterTensors
 from headgate.kernels.route import RouterFormula, route
 from headgate.spec import RouterSpec
 
@@ -40,6 +42,14 @@ def make_formula(spec: RouterSpec) -> RouterFormula:
     )
 
 
+def cast_router(router: RouterTensors, spec: RouterSpec, dtype: torch.dtype) -> RouterTensors:
+    """The router's tensors in the dtypes that the kernel reads for tokens of `dtype`."""
+    weight, bias, selection_bias = router
+    linear = dtype if spec.linear_dtype == "model" else weight.dtype
+    bias = None if bias is None else bias.to(linear)
+    return weight.to(linear), bias, None if selection_bias is None else selection_bias.float()
+
+
 def route_natively(
     spec: RouterSpec,
     x: Float[Tensor, "T D"],
@@ -56,14 +66,7 @@ def route_natively(
         bias: [E] or None.
         selection_bias: [E] or None.
     """
-    dtype = x.dtype if spec.linear_dtype == "model" else weight.dtype
-    routed = route(
-        x,
-        weight.to(dtype),
-        None if bias is None else bias.to(dtype),
-        None if selection_bias is None else selection_bias.float(),
-        make_formula(spec),
-    )
+    routed = route(x, *cast_router((weight, bias, selection_bias), spec, x.dtype), make_formula(spec))
     plan = DispatchPlan(
         slot_of_row=routed.slot_of_row,
         token_of_row=routed.token_of_row,

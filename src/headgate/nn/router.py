@@ -156,7 +156,7 @@ class Router(nn.Module):
             losses={name: value.detach() for name, value in losses.items()},
         )
 
-    def decides_natively(self, x: Float[Tensor, "T D"]) -> bool:
+    def decides_natively(self, x: Float[Tensor, "... D"]) -> bool:
         """Whether one native pass decides: for inference on a CPU, by a spec that it covers, with no loss to report.
 
         Then a token's route has the same bits alone and in any batch.

@@ -102,23 +102,20 @@ def specialisation(
         raise InputError("topk_ids holds no choice, so there is nothing that tokens could say about it")
     kinds, _ = kinds_of_tokens(token_ids, num_experts=num_experts)
     generator = torch.Generator().manual_seed(seed)
-    table = kind_table(topk_ids, kinds, num_experts=num_experts)
-    found, shuffled, first = mutual_information(table), [], kinds
-    for number in range(num_permutations):
-        order = kinds[torch.randperm(len(kinds), generator=generator)]
-        first = order if number == 0 else first
-        shuffled.append(mutual_information(kind_table(topk_ids, order, num_experts=num_experts)))
-    baseline = sum(shuffled) / num_permutations
-    interval = None
+    shuffles = [kinds[torch.randperm(len(kinds), generator=generator)] for _ in range(num_permutations)]
+    found, *by_chance = (
+        mutual_information(kind_table(topk_ids, of, num_experts=num_experts)) for of in (kinds, *shuffles)
+    )
+    baseline = sum(by_chance) / num_permutations
+    without = []
     if sequence is not None:
-        without = _excess_without_each_group(topk_ids, kinds, first, sequence, num_experts=num_experts)
-        interval = jackknife_interval(found - baseline, without)
+        without = _excess_without_each_group(topk_ids, kinds, shuffles[0], sequence, num_experts=num_experts)
     return Specialisation(
         information=found,
         baseline=baseline,
         excess=found - baseline,
-        p_value=(1 + sum(value >= found for value in shuffled)) / (1 + num_permutations),
-        excess_interval=interval,
+        p_value=(1 + sum(value >= found for value in by_chance)) / (1 + num_permutations),
+        excess_interval=jackknife_interval(found - baseline, without),
     )
 
 

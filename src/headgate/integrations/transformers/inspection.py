@@ -134,7 +134,7 @@ def inspect_model(model: str) -> Inspection:
         num_layers=getattr(config.get_text_config(), "num_hidden_layers", None),
         num_parameters=count_parameters(built),
         dtype=str(dtype).removeprefix("torch."),
-        layers=tuple(_inspect_site(built, site, backends[site.path], dtype) for site in sites),
+        layers=tuple(_inspect_site(built, site, _backend(config, backends[site.path], dtype)) for site in sites),
     )
 
 
@@ -155,7 +155,7 @@ def build_on_meta(config: Any) -> nn.Module:
     raise ArtifactError(f"transformers has no model for model_type {config.model_type!r}; upgrade it")
 
 
-def _inspect_site(model: nn.Module, site: Site, planned: LayerBackend, dtype: torch.dtype) -> InspectedLayer:
+def _inspect_site(model: nn.Module, site: Site, backend: str) -> InspectedLayer:
     formula = _formula(model, site)
     spec = formula.spec
     return InspectedLayer(
@@ -169,7 +169,7 @@ def _inspect_site(model: nn.Module, site: Site, planned: LayerBackend, dtype: to
         note=formula.note,
         num_parameters=count_parameters(site.module),
         shared=_shared_experts(model, site),
-        backend=_backend(planned, dtype),
+        backend=backend,
     )
 
 
@@ -186,8 +186,24 @@ def _shared_experts(model: nn.Module, site: Site) -> dict[str, int]:
     return {name: count_parameters(child) for name, child in found.items()}
 
 
-def _backend(planned: LayerBackend, dtype: torch.dtype) -> str:
+def _backend(config: Any, planned: LayerBackend, dtype: torch.dtype) -> str:
     if not planned.is_switched:
         return f"theirs: {planned.reason}"
     choice = choose_backend("experts", device_type="cpu", dtype=dtype)
-    return f"headgate ({choice.backend}): {planned.reason}"
+    ours = f"headgate ({choice.backend}): {planned.reason}"
+    method = _quantisation(config)
+    # Which modules are packed is known once they are loaded, so both are named.
+    return (
+        f"theirs where the experts are quantised ({method}), which keep their own code; else {ours}" if method else ours
+    )
+
+
+def _quantisation(config: Any) -> str:
+    """How a checkpoint says that it is quantised; "" where it isn't."""
+    noted = getattr(config, "quantization_config", None) or getattr(
+        config.get_text_config(), "quantization_config", None
+    )
+    if not noted:
+        return ""
+    method = noted.get("quant_method") if isinstance(noted, dict) else getattr(noted, "quant_method", None)
+    return str(getattr(method, "value", method) or "by a method that it does not name")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -125,11 +125,12 @@ def tap(model: nn.Module, *, logits: bool = True) -> Iterator[Tape]:
         logits: whether to keep the router's logits, [T, E] a layer and pass.
 
     Raises:
-        InputError: the model has no MoE layer.
+        InputError: the model has no MoE layer, or no weights.
     """
     stance = torch.compiler.set_stance("force_eager") if any(map(is_compiled, model.modules())) else nullcontext()
     model = getattr(model, "_orig_mod", model)
     sites = require_sites(model)
+    _require_weights(model, sites)
     tape = Tape(
         layers={site.path: _new_layer(model, site) for site in sites},
         passes=[],
@@ -156,6 +157,14 @@ def require_sites(model: nn.Module) -> list[Site]:
             f"model (={type(model).__name__}) has no MoE layer of transformers; for layers of Headgate use headgate.tap"
         )
     return sites
+
+
+def _require_weights(model: nn.Module, sites: Sequence[Site]) -> None:
+    if any(parameter.is_meta for site in sites for parameter in site.module.parameters()):
+        raise InputError(
+            f"model (={type(model).__name__}) has experts on the meta device, where nothing is computed and so nothing "
+            "chosen; load its weights with from_pretrained"
+        )
 
 
 def _new_layer(model: nn.Module, site: Site) -> LayerTape:

@@ -1,4 +1,4 @@
-"""Engines that keep counts: TensorRT-LLM's expert statistic, and llama.cpp's trace of activations."""
+"""Engines that keep counts: TensorRT-LLM's expert statistic, DeepSpeed, and llama.cpp's trace of activations."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from headgate.errors import ArtifactError, InputError
 from headgate.observe.container import map_container
 from headgate.observe.importers.build import RoutedSequence, build_counts, build_trace
-from headgate.observe.importers.decode import read_json, read_number_rows
-from headgate.observe.importers.megatron import Ranks
+from headgate.observe.importers.decode import load_pickled_tensors, read_json, read_number_rows
+from headgate.observe.importers.megatron_counts import Ranks
 from headgate.observe.importers.shape import ModelShape
 from headgate.observe.trace import RoutingTrace
+
+Counted = Literal["all", "first"]
 
 _KEY = re.compile(r"(\d{1,9})_(\d{1,6})")
 
@@ -45,7 +49,7 @@ def import_tensorrt_llm(folder: Path, shape: ModelShape, *, ranks: Ranks | None 
     files = raw or sorted(folder.glob("rank*.safetensors"))
     if not files:
         raise ArtifactError(f"{folder} has no rank*.safetensors; give the folder of the statistic")
-    if len(files) > 1 and ranks is None:
+    if len(files) > 1 and ranks not in ("tokens", "same"):
         raise InputError(
             f"ranks (={len(files)}) may have counted different tokens (data parallel) or the same (tensor parallel); "
             "say which by --ranks tokens or --ranks same"
@@ -103,6 +107,45 @@ def _of_raw(files: Sequence[Path], shape: ModelShape) -> RoutingTrace:
         raise InputError(f"{files[0]} holds no iteration; was anything recorded?")
     named = ModelShape(num_experts=shape.num_experts, top_k=shape.top_k, moe_layers=layers)
     return build_trace(sequences, named, path=files[0], metadata={"engine": "tensorrt-llm"})
+
+
+def import_deepspeed(path: Path, shape: ModelShape, *, counted: Counted | None = None) -> RoutingTrace:
+    """Read the `exp_counts` that DeepSpeed's `MoE.forward` returns: a `.pt` with a list of tensors [E], one per layer.
+
+    Args:
+        path: of the `.pt`.
+        shape: of the model; its routed layers must be known.
+        counted: whether each token's "all" choices were counted, or, as versions before the fix did, the "first".
+
+    Raises:
+        InputError: what the file says could mean two things, or can't be.
+        ArtifactError: not such a file.
+
+    References:
+        https://github.com/deepspeedai/DeepSpeed/pull/2559
+    """
+    values = load_pickled_tensors(path)
+    is_list = isinstance(values, list | tuple) and len(values) > 0
+    if not is_list or not all(isinstance(row, torch.Tensor) and row.dim() == 1 for row in values):
+        raise ArtifactError(f"{path} is no list of exp_counts [experts], one per layer; save what MoE.forward returned")
+    if any(row.is_floating_point() and not torch.equal(row, row.round()) for row in values):
+        raise ArtifactError(f"{path}: exp_counts are no whole numbers; save them as MoE.forward returned them")
+    num_experts = shape.require("num_experts", "--experts")
+    wrong = [len(row) for row in values if len(row) != num_experts]
+    if wrong:
+        raise InputError(f"{path} counts {wrong[0]} experts, and the model has {num_experts}; give the right --experts")
+    if counted is None:
+        raise InputError(
+            f"{path} may count all choices of a token or, as older versions do with top-2, only the first; say which "
+            "by --counted all or --counted first"
+        )
+    if shape.moe_layers is None or len(shape.moe_layers) != len(values):
+        raise InputError(
+            f"{path} has counts of {len(values)} layers and does not say which; name them by --layers or --config"
+        )
+    counts = {layer: row.long().numpy() for layer, row in zip(shape.moe_layers, values, strict=True)}
+    metadata = {"engine": "deepspeed", **({"counted": "first choice"} if counted == "first" else {})}
+    return build_counts(counts, path=path, metadata=metadata, top_k=1 if counted == "first" else shape.top_k)
 
 
 def import_llama_cpp(path: Path, shape: ModelShape) -> RoutingTrace:

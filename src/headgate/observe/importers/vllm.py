@@ -4,6 +4,7 @@
 2. v0.21: nested lists in the JSON response: `prompt_routed_experts` of the request, `routed_experts` of each choice;
    -1 where a cached prefix was not routed again.
 3. later responses: `choices[i].routed_experts` is the base64 of a `.npy` of u8 or u16; null where it was aborted.
+   `verifiers` passes the same on as `{"data": base64 of u8, "shape": [tokens, layers, k]}`.
 4. the auxiliary output connector: raw blocks of row-major bytes, whose shape and dtype only the caller knows.
 
 References:
@@ -13,6 +14,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -105,6 +107,10 @@ def shape_flat(flat: NDArray[Any], shape: ModelShape, path: Path, num_bytes: int
 def _of_response(response: Any, path: Path) -> list[RoutedSequence]:
     if not isinstance(response, dict):
         raise ArtifactError(f"{path}: a response is no JSON object; save what the server sent")
+    if "layer_list" in response and "moe_layer_count" in response:
+        raise InputError(
+            f"{path} says where experts lie (a placement for vLLM-Ascend), not where tokens went; give recorded routing"
+        )
     choices = response.get("choices", response.get("outputs"))
     if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
         raise ArtifactError(f"{path}: a response has no list of choices; save what the server sent")
@@ -119,8 +125,8 @@ def _of_choice(choice: dict[str, Any], prompt: Any, response: dict[str, Any], pa
     own_ids: Any = choice.get("token_ids")
     prompt_ids: Any = response.get("prompt_token_ids", choice.get("prompt_token_ids"))
     both = [*prompt_ids, *own_ids] if isinstance(prompt_ids, list) and isinstance(own_ids, list) else None
-    if isinstance(routed, str):
-        ids = _three_axes(parse_npy(decode_base64(routed, path), path), path)
+    if isinstance(routed, str | dict):
+        ids = _with_shape(routed, path) if isinstance(routed, dict) else _of_npy(routed, path)
         return RoutedSequence(ids=ids, token_ids=both, num_prompt=None if both is None else len(prompt_ids))
     generated = nested_ids(routed, path)
     if prompt is None:
@@ -131,3 +137,22 @@ def _of_choice(choice: dict[str, Any], prompt: Any, response: dict[str, Any], pa
         raise ArtifactError(f"{path}: prompt and choice are routed through different layers; export it again")
     joined = np.concatenate([part for part in (first, generated) if len(part)] or [first])
     return RoutedSequence(ids=joined, token_ids=both, num_prompt=len(first))
+
+
+def _of_npy(text: str, path: Path) -> NDArray[Any]:
+    return _three_axes(parse_npy(decode_base64(text, path), path), path)
+
+
+def _with_shape(routed: dict[str, Any], path: Path) -> NDArray[Any]:
+    """Ids as `verifiers` passes them on: base64 of raw u8, and their shape."""
+    data: Any = routed.get("data")
+    shape: Any = routed.get("shape")
+    is_shape = isinstance(shape, list) and len(shape) == 3 and all(type(size) is int and size >= 0 for size in shape)
+    if not isinstance(data, str) or not is_shape:
+        raise ArtifactError(f"{path}: routed_experts has no data and shape [tokens, layers, k]; export it again")
+    content = decode_base64(data, path)
+    if math.prod(shape) != len(content):
+        raise ArtifactError(
+            f"{path}: routed_experts claims the shape {shape} and has {len(content)} bytes; one byte is one id"
+        )
+    return np.frombuffer(content, np.uint8).reshape(shape)
