@@ -1,8 +1,8 @@
 """Claim: the page of 2000 tokens, 48 layers and top-8 opens in under 2 s and scrolls at 60 frames a second.
 
 Opening is the time from the start of navigation to the second frame after the verdict is in the document: base64, zlib,
-JSON, 48 x 128 cells on canvases and the first lines of text. The floor is zlib's: the payload at some 200 MB/s.
-Scrolling moves the text by 40 pixels in each frame; a screen of 60 Hz has 16.7 ms for one.
+JSON, 48 x 128 cells on a canvas and the first lines of text. Scrolling moves the text by 40 pixels in each frame; a
+screen of 60 Hz has 16.7 ms for one.
 
 Needs Chromium and playwright (`pip install 'headgate[dev]'`).
 """

@@ -142,6 +142,9 @@ def test_keys_walk_through_the_text_and_the_walk_follows(page):
     active = page.locator(".text-frame").get_attribute("aria-activedescendant")
     assert page.locator(f'[id="{active}"]').get_attribute("data-token") == str(before + 1)
     assert page.locator(".picked").inner_text().startswith(f"token {before + 1} ")
+    page.keyboard.press("Enter")
+    page.keyboard.press("ArrowRight")
+    assert page.locator("[aria-current=step]").inner_text() == "2 Router scores"
 
 
 def test_experts_have_their_tokens_partners_and_load(page, trace):

@@ -100,7 +100,8 @@ export function App({ payload }: { payload: Payload }) {
 
 const MAP_LEAD =
   "Each cell is one expert of one layer, coloured by how much work it got. A balanced layer is one pale band.";
-const TEXT_LEAD = "Choose a token here, by pointer or arrow keys, and the walk below follows it through a layer.";
+const TEXT_LEAD =
+  "Choose a token here, by pointer or arrow keys, and the walk below follows it through a layer. Enter leads there.";
 const EXPERTS_LEAD =
   "An expert is named by nothing but its number. What it takes most says more about it than any label would.";
 

@@ -47,12 +47,13 @@ export function TextView({ trace, side, comparison, selection, select }: TextVie
       <div
         ref={frame}
         class="text-frame"
-        style={{ height: isPrint ? "auto" : `${Math.min(HEIGHT, lines.length * LINE_HEIGHT + 8)}px` }}
+        style={{ height: isPrint ? "auto" : `${Math.min(HEIGHT, lines.length * LINE_HEIGHT + 2)}px` }}
         role="listbox"
         aria-label={`Tokens of ${trace.name}`}
         aria-activedescendant={token === null ? undefined : `${id}-${token}`}
         tabIndex={0}
         onKeyDown={(event) => {
+          if (event.key === "Enter") goToWalk(event.currentTarget);
           const next = moveToken(lines, token ?? 0, event.key);
           if (next === null) return;
           event.preventDefault();
@@ -86,6 +87,11 @@ export function TextView({ trace, side, comparison, selection, select }: TextVie
       )}
     </div>
   );
+}
+
+/** The walk is in the same tree: the document, or a notebook's shadow root. */
+function goToWalk(element: HTMLElement): void {
+  (element.getRootNode() as Document | ShadowRoot).getElementById("walk")?.focus();
 }
 
 function tokensOf({ begin, end }: Line): number[] {
