@@ -9,10 +9,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.headgate-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench clean
+.PHONY: help setup demo test check bench web webcheck clean
 
 help:  ## Show this list.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## Install Headgate and its tools into .venv, with pinned versions.
 
@@ -42,5 +42,12 @@ bench: setup  ## Run every benchmark, long ones in their quick form.
 	  case "$$file" in benchmarks/experts.py) flags=--quick ;; *) flags= ;; esac; \
 	  echo "$(BIN)/python $$file $$flags"; $(BIN)/python "$$file" $$flags; done
 
+web:  ## Build the page of headgate report; needs Node, and what it writes is committed.
+	npm --prefix web ci
+	npm --prefix web run build
+
+webcheck:  ## Check and test web/, build it, and compare with the page in the package.
+	web/compare.sh
+
 clean:  ## Remove what these commands made.
-	rm -rf $(VENV) build dist htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) web/node_modules build dist htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache

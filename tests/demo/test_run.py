@@ -119,6 +119,7 @@ def test_training_learns_and_leaves_its_files(tmp_path):
         "config.json",
         "corpus.safetensors",
         "metrics.jsonl",
+        "page.html",
         "routing.safetensors",
         "sample.safetensors",
         "summary.json",
@@ -203,8 +204,12 @@ def test_the_learning_rate_rises_and_falls():
 def test_a_run_leaves_a_sample_with_everything_that_can_be_recorded(tmp_path):
     finished = run(tmp_path, tiny_config())
     whole, sample = load_trace(tmp_path / folder.TRACE), load_trace(tmp_path / folder.SAMPLE)
-    assert torch.equal(sample.token_ids, whole.token_ids[: sample.num_tokens])
-    assert torch.equal(sample.topk_ids, whole.topk_ids[:, : sample.num_tokens])
+    # 128 sequences of 16 tokens, from the first to the last at even distances.
+    sequences = torch.linspace(0, len(whole.seq_offsets) - 2, 128).round().long()
+    places = (whole.seq_offsets[sequences][:, None] + torch.arange(16)).flatten()
+    assert len(whole.seq_offsets) - 1 > 128
+    assert torch.equal(sample.token_ids, whole.token_ids[places])
+    assert torch.equal(sample.topk_ids, whole.topk_ids[:, places])
     # In half precision logits may tie, so not argmax.
     best = sample.router_logits.gather(-1, sample.topk_ids[..., :1]).squeeze(-1)
     assert torch.equal(best, sample.router_logits.amax(-1))

@@ -29,7 +29,7 @@ def describe(name: str) -> str:
     import headgate.integrations.transformers as integration
     from headgate.integrations.transformers.sites import find_sites
     from headgate.integrations.transformers.wires import wire_of
-    from headgate.integrations.transformers.words import describe_in_symbols
+    from headgate.spec.words import describe_in_symbols
     from integrations import zoo
 
     model = zoo.build(name)

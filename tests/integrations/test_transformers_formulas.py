@@ -7,8 +7,8 @@ import transformers
 
 import headgate.integrations.transformers as integration
 from headgate.errors import SpecError
-from headgate.integrations.transformers.words import describe_in_symbols, describe_in_words
 from headgate.spec import RouterSpec, preset
+from headgate.spec.words import describe_in_symbols, describe_in_words
 
 
 def test_a_composite_model_is_described_by_its_text_model():

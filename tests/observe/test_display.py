@@ -1,10 +1,11 @@
 import dataclasses
+import re
 
 import pytest
 import torch
 
 from headgate.observe.display import escape_text
-from headgate.observe.reader import load_trace
+from headgate.observe.reader import load_trace, open_trace
 from headgate.observe.writer import save_trace
 from traces import random_trace
 
@@ -37,8 +38,24 @@ def test_a_notebook_shows_text_and_runs_none():
 
 def test_a_layer_without_rows_can_be_shown():
     empty = dataclasses.replace(random_trace(full=False), counts=torch.zeros(3, 6, dtype=torch.int64), metadata={})
-    assert "no rows" in empty._repr_html_()
+    assert "No row reached an expert" in empty._repr_html_()
     assert "Routing trace" in empty._repr_html_()
+
+
+def test_the_map_has_a_cell_for_each_expert_and_says_what_its_colours_mean():
+    counts = torch.tensor([[10, 10, 10, 10, 10, 10], [300, 300, 0, 0, 0, 0], [10, 5, 15, 10, 10, 10]])
+    trace = dataclasses.replace(random_trace(), counts=counts)
+    shown = trace._repr_html_()
+    cells = re.findall(r"M(\d+) (\d+)h1v1h-1z", shown)
+    assert sorted(cells) == sorted((str(expert), str(row)) for row in range(3) for expert in range(6))
+    assert '<path fill="#0d0f13" d="M2 1h1v1h-1zM3 1h1v1h-1zM4 1h1v1h-1zM5 1h1v1h-1z"/>' in shown
+    assert "<b>collapsed</b>: 1 of 3 layers collapsed (layer 2)" in shown
+
+
+def test_a_file_is_shown_as_the_trace_in_it(tmp_path):
+    save_trace(tmp_path / "a.safetensors", random_trace(token_strings={"1": "a"}))
+    path = tmp_path / "a.safetensors"
+    assert open_trace(path)._repr_html_() == load_trace(path)._repr_html_()
 
 
 def test_hostile_strings_survive_the_file(tmp_path):

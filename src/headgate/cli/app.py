@@ -19,7 +19,9 @@ from headgate.cli.import_trace import import_trace
 from headgate.cli.inspect import inspect
 from headgate.cli.output import print_error
 from headgate.cli.place import place
+from headgate.cli.plot import plot
 from headgate.cli.replay import replay
+from headgate.cli.report import report
 from headgate.cli.simulate import simulate
 from headgate.cli.size import size
 from headgate.cli.trace import trace
@@ -39,6 +41,8 @@ app.command("inspect")(inspect)
 app.command("trace")(trace)
 app.command("import")(import_trace)
 app.command("export")(export)
+app.command("report")(report)
+app.command("plot")(plot)
 app.command("check")(check)
 app.command("diff")(diff)
 app.command("replay")(replay)

@@ -138,12 +138,17 @@ def _print_typical(console: Console, finding: LayerFinding) -> None:
         console.print(Text.assemble("  ", (f"expert {expert}", expert_style(expert)), f"  {shown}"), soft_wrap=True)
 
 
-def print_where(console: Console, out: Path, names: Sequence[str]) -> None:
-    """Print what the run left on the disk."""
+def print_where(console: Console, out: Path, names: Sequence[str], page: Path) -> None:
+    """Print what the run left on the disk, the page last."""
     console.print()
     console.print(
         Text.assemble(("Everything is in ", "dim"), f"{out}/", (f": {', '.join(names)}", "dim")), soft_wrap=True
     )
+    if page.exists():
+        console.print(
+            Text.assemble(("Which experts ran for which token, to look at: open ", "dim"), (str(page), "bold")),
+            soft_wrap=True,
+        )
 
 
 def expert_style(expert: int) -> str:

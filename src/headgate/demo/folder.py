@@ -16,6 +16,7 @@ from headgate.observe.files import explain_os_errors, replace_file
 
 CONFIG, TOKENIZER, CORPUS, METRICS = "config.json", "tokenizer.json", "corpus.safetensors", "metrics.jsonl"
 TRACE, SAMPLE, SUMMARY, CHECKPOINTS = "routing.safetensors", "sample.safetensors", "summary.json", "checkpoints"
+PAGE = "page.html"
 
 
 def start_run(out: Path, config: DemoConfig, *, name: str = CONFIG) -> None:

@@ -170,7 +170,7 @@ def _print_finished(launch: Launch, prepared: Prepared, finished: Finished) -> N
     _print_one_layer(console, prepared, finished)
     traces = [folder.TRACE, folder.SAMPLE]
     names = [folder.SUMMARY, *traces, folder.METRICS, folder.CONFIG, folder.TOKENIZER, f"{folder.CHECKPOINTS}/"]
-    print_where(console, prepared.out, names)
+    print_where(console, prepared.out, names, prepared.out / folder.PAGE)
 
 
 def _print_one_layer(console: Console, prepared: Prepared, finished: Finished) -> None:

@@ -54,7 +54,7 @@ def record_routings(
 
 
 def record_sample(model: nn.Module, corpus: Corpus, tokenizer: Tokenizer, config: DemoConfig) -> RoutingTrace | None:
-    """Record the beginning of the held-out text with logits and norms; None for a dense model.
+    """Record passages from all over the held-out text, with logits and norms; None for a dense model.
 
     Args:
         model: trained, in evaluation mode.
@@ -65,9 +65,14 @@ def record_sample(model: nn.Module, corpus: Corpus, tokenizer: Tokenizer, config
     if not is_routed(model):
         return None
     length = config.training.sequence_length
-    pieces = held_out_pieces(corpus, length)[: max(1, SAMPLE_TOKENS // length)]
+    pieces = held_out_pieces(corpus, length)
+    number = min(len(pieces), max(1, SAMPLE_TOKENS // length))
+    # At even distances: the load on one topic is not that on the text.
+    pieces = pieces[torch.linspace(0, len(pieces) - 1, number).round().long()]
     with tap(model) as tape, measure_norms(model) as norms, torch.inference_mode():
-        model(pieces[:, :-1].to(config.training.device))
+        # Each passage in a pass of its own, so that the passes can be told apart.
+        for piece in pieces:
+            model(piece[None, :-1].to(config.training.device))
     return record_routings(model, tape, pieces, tokenizer, config, norms)
 
 

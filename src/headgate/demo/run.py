@@ -21,6 +21,8 @@ from headgate.demo.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, t
 from headgate.demo.train import make_optimizer, train
 from headgate.demo.view import Show
 from headgate.errors import InputError
+from headgate.observe.page.build import make_page
+from headgate.observe.page.document import write_page
 from headgate.observe.writer import save_trace
 
 
@@ -166,5 +168,6 @@ def _finish(prepared: Prepared, model: DemoModel, totals: folder.MetricsTotals) 
     sample = record_sample(model, prepared.corpus, prepared.tokenizer, prepared.config)
     if sample is not None:
         save_trace(prepared.out / folder.SAMPLE, sample)
+        write_page(prepared.out / folder.PAGE, make_page(sample, names=("demo", "")))
     folder.write_json(prepared.out / folder.SUMMARY, finished.summary(prepared.config))
     return finished

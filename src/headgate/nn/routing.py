@@ -170,10 +170,7 @@ def _select_ids(
             )
             return ids, scores
         return selection.select_top_k(logits, top_k=spec.top_k), scores
-    ranked = logits if spec.select_on == "logits" else scores
-    if state.selection_bias is not None:
-        ranked = ranked.detach() + state.selection_bias.to(ranked.dtype)
-    ranked, scores = _limit_to_groups(spec, ranked, scores)
+    ranked, scores = rank_scores(spec, logits, scores, state.selection_bias)
     if spec.selection == "top_p":
         assert spec.top_p is not None  # RouterSpec requires it.
         return selection.select_top_p(ranked, scores, top_k=spec.top_k, top_p=spec.top_p), scores
@@ -192,9 +189,21 @@ def _look_up(token_ids: Int[Tensor, " T"] | None, table: Int[Tensor, "V K"]) -> 
     return selection.select_hash(token_ids, table)
 
 
-def _limit_to_groups(
-    spec: RouterSpec, ranked: Float[Tensor, "T E"], scores: Float[Tensor, "T E"]
+def rank_scores(
+    spec: RouterSpec,
+    logits: Float[Tensor, "T E"],
+    scores: Float[Tensor, "T E"],
+    selection_bias: Float[Tensor, " E"] | None,
 ) -> tuple[Float[Tensor, "T E"], Float[Tensor, "T E"]]:
+    """Compute what selection ranks, with bias and groups, and the scores that weights are made of.
+
+    Returns:
+        ranked: [T, E]; where groups mask, `GroupLimit.mask_value`.
+        scores: [T, E], those given, or masked as well where the model does so.
+    """
+    ranked = logits if spec.select_on == "logits" else scores
+    if selection_bias is not None:
+        ranked = ranked.detach() + selection_bias.to(ranked.dtype)
     limit = spec.group_limit
     if limit is None:
         return ranked, scores

@@ -80,6 +80,26 @@ def health(
         >>> health(torch.tensor([90, 110, 95, 105]), top_k=1).verdict
         'healthy'
     """
+    dropped = 0.0 if drop_reason is None else _capacity_drop_fraction(drop_reason)
+    return judge_load(expert_counts, top_k=top_k, capacity_drop_fraction=dropped)
+
+
+def judge_load(expert_counts: Int[Tensor, " E"], *, top_k: int, capacity_drop_fraction: float) -> LayerHealth:
+    """Judge one layer's routing where only the part of the dropped choices is known.
+
+    Args:
+        expert_counts: [E] integer, rows per expert, over as many tokens as there are.
+        top_k: K, the experts that a token gets.
+        capacity_drop_fraction: slots dropped because an expert was full / slots that chose an expert.
+
+    Raises:
+        InputError: there are no rows, so there is nothing to judge.
+
+    Example:
+        >>> import torch
+        >>> judge_load(torch.tensor([90, 110, 95, 105]), top_k=1, capacity_drop_fraction=0.2).verdict
+        'imbalanced'
+    """
     num_rows = int(expert_counts.sum())
     if num_rows == 0:
         raise InputError("expert_counts sums to 0: no row reached an expert; route some tokens first")
@@ -89,8 +109,7 @@ def health(
     room = num_experts - top_k
     spread = (math.exp(entropy) - top_k) / room if room > 0 else 1.0
     dead = dead_experts(expert_counts)
-    dropped = 0.0 if drop_reason is None else _capacity_drop_fraction(drop_reason)
-    verdict = _verdict(spread, ratio, dead, dropped)
+    verdict = _verdict(spread, ratio, dead, capacity_drop_fraction)
     return LayerHealth(
         verdict=verdict,
         load_ratio=ratio,
@@ -99,8 +118,8 @@ def health(
         effective_experts=math.exp(entropy),
         spread=spread,
         dead=dead,
-        capacity_drop_fraction=dropped,
-        sentence=_sentence(verdict, num_experts, math.exp(entropy), ratio, dead, dropped),
+        capacity_drop_fraction=capacity_drop_fraction,
+        sentence=_sentence(verdict, num_experts, math.exp(entropy), ratio, dead, capacity_drop_fraction),
     )
 
 

@@ -227,6 +227,17 @@ class TraceFile:
         bias = self.shards[0].arrays.get("select_bias")
         return None if bias is None else torch.from_numpy(bias.copy())
 
+    def widget(self, second: Any = None) -> Any:
+        """A widget for notebooks that shows the trace, or compares it with a second one; needs headgate[widget]."""
+        from headgate.observe.page.notebook import make_widget  # Only a notebook asks.
+
+        return make_widget(self, second)
+
+    def _repr_html_(self) -> str:
+        from headgate.observe.display import trace_html
+
+        return trace_html(self)
+
     def has(self, name: str) -> bool:
         """Whether the trace has one of the format's arrays."""
         return name in self.shards[0].arrays

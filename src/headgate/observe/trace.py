@@ -153,6 +153,12 @@ class RoutingTrace:
 
         return take_tokens(self, tokens)
 
+    def widget(self, second: Any = None) -> Any:
+        """A widget for notebooks that shows the trace, or compares it with a second one; needs headgate[widget]."""
+        from headgate.observe.page.notebook import make_widget  # Only a notebook asks.
+
+        return make_widget(self, second)
+
     def _repr_html_(self) -> str:
         from headgate.observe.display import trace_html  # Only a notebook asks.
 

@@ -16,9 +16,9 @@ from headgate.integrations.transformers.shape import count_experts
 from headgate.integrations.transformers.sites import Site, find_sites
 from headgate.integrations.transformers.switch import LayerBackend, plan_switch
 from headgate.integrations.transformers.wires import find_shared_experts
-from headgate.integrations.transformers.words import describe_in_symbols, describe_in_words
 from headgate.kernels.backends import choose_backend
 from headgate.observe.shape import count_parameters
+from headgate.spec.words import describe_in_symbols, describe_in_words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
