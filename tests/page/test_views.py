@@ -1,7 +1,9 @@
 """Every view of a page, and its numbers against those of the trace."""
 
+import re
+from decimal import ROUND_HALF_UP, Decimal
+
 import numpy as np
-import pytest
 
 from made_up_page import WORDS, made_up_trace, write_made_up
 
@@ -85,30 +87,35 @@ def test_single_passes(page, trace):
     assert times(np.quantile(ratios, 0.95)) in caption
 
 
+def score(value):
+    """Three decimals; a tie, which half precision has often, goes up as in the browser."""
+    return Decimal(float(value)).quantize(Decimal("0.001"), ROUND_HALF_UP)
+
+
 QUANTITIES = {
     "first": lambda arrays, layer, token: f"first expert {arrays['topk_ids'][layer, token, 0]}",
-    "weight": lambda arrays, layer, token: f"weight {arrays['topk_weights'][layer, token, 0]:.3f}",
-    "margin": lambda arrays, layer, token: f"margin {arrays['select_margin'][layer, token]:.3f}",
-    "entropy": lambda arrays, layer, token: f"entropy {arrays['router_entropy'][layer, token]:.3f}",
+    "weight": lambda arrays, layer, token: f"weight {score(arrays['topk_weights'][layer, token, 0])}",
+    "margin": lambda arrays, layer, token: f"margin {score(arrays['select_margin'][layer, token])}",
+    "entropy": lambda arrays, layer, token: f"entropy {score(arrays['router_entropy'][layer, token])}",
     "dropped": lambda arrays, layer, token: (
         f"{int(arrays['dropped'][layer, token, 0]).bit_count()} of 2 choices dropped"
     ),
 }
 
 
-@pytest.mark.parametrize("name", QUANTITIES)
-def test_chips_have_the_numbers_of_the_trace(page, trace, name):
-    page.get_by_label("coloured by").select_option(name)
+def test_chips_have_the_numbers_of_the_trace(page, trace):
     page.locator("#text select").nth(1).select_option(index=2)
     page.locator(".text-frame").evaluate("frame => frame.scrollTop = 0")
-    chips = page.locator("#text .chip")
-    chips.first.wait_for()
-    shown = chips.evaluate_all("chips => chips.map(chip => [+chip.dataset.token, chip.title, chip.innerText])")
-    assert len(shown) > 50
-    for token, title, text in shown:
-        assert title in (QUANTITIES[name](trace["arrays"], 2, token), title.replace("0.000", "")) or "e" in title
-        word = trace["strings"][trace["arrays"]["token_text"][token]]
-        assert text.strip().startswith("".join(SHOWN.get(c, c) for c in word).strip())
+    for name, expected in QUANTITIES.items():
+        page.get_by_label("coloured by").select_option(name)
+        chips = page.locator("#text .chip")
+        shown = chips.evaluate_all("chips => chips.map(chip => [+chip.dataset.token, chip.title, chip.innerText])")
+        assert len(shown) > 50
+        for token, title, text in shown:
+            # Below a thousandth the page writes powers of ten.
+            assert title == expected(trace["arrays"], 2, token) or re.search(r" \d\.\d*e-\d$| \de-\d$", title)
+            word = trace["strings"][trace["arrays"]["token_text"][token]]
+            assert text.strip().startswith(SHOWN.get(word, word).strip())
 
 
 def test_one_expert_across_layers(page, trace):
