@@ -7,8 +7,8 @@ from collections import Counter
 
 from torch import nn
 
+from headgate.integrations.transformers.shape import count_experts
 from headgate.integrations.transformers.sites import Site
-from headgate.integrations.transformers.tap import count_experts
 from headgate.planning.parameters import Role, WeightGroup
 
 # Names of modules, matched against one part of a path; towers and MTP layers outside the decoder's own layers.
