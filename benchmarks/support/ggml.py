@@ -63,6 +63,16 @@ class Ggml:
             setattr(self, name, function)
 
 
+def _sum_slots(g: Ggml, context: int, outputs: int, sizes: tuple[int, int, int]) -> int:
+    """Add up each token's K outputs, as views of the [T, K, D] that llama.cpp has them in."""
+    top_k, num_tokens, d_model = sizes
+    row = 4 * d_model
+    parts = [g.ggml_view_2d(context, outputs, d_model, num_tokens, row * top_k, row * slot) for slot in range(top_k)]
+    total: int = functools.reduce(functools.partial(g.ggml_add, context), parts)
+    g.ggml_set_output(total)
+    return total
+
+
 def ggml_contender(problem: Problem, folder: Path) -> Contender:
     """x -> gate and up -> SwiGLU -> down -> weighted sum, as llama.cpp builds it; tokens and sums are float32."""
     g = Ggml(folder)
@@ -86,15 +96,10 @@ def ggml_contender(problem: Problem, folder: Path) -> Contender:
     down = place(problem.down.detach(), kind, shape.d_ff, shape.d_model, shape.num_experts)
     tokens = place(x, _F32, shape.d_model, 1, num_tokens)
     chosen = g.ggml_view_2d(context, place(ids, _I32, top_k, num_tokens, 1), top_k, num_tokens, 4 * top_k, 0)
-    weights = place(combine_weights, _F32, 1, top_k, num_tokens)
     hidden = g.ggml_swiglu(context, g.ggml_mul_mat_id(context, up, tokens, chosen))
-    outputs = g.ggml_mul(context, g.ggml_mul_mat_id(context, down, hidden, chosen), weights)
-    row = 4 * shape.d_model
-    parts = [
-        g.ggml_view_2d(context, outputs, shape.d_model, num_tokens, row * top_k, row * slot) for slot in range(top_k)
-    ]
-    total = functools.reduce(functools.partial(g.ggml_add, context), parts)
-    g.ggml_set_output(total)
+    outputs = g.ggml_mul_mat_id(context, down, hidden, chosen)
+    outputs = g.ggml_mul(context, outputs, place(combine_weights, _F32, 1, top_k, num_tokens))
+    total = _sum_slots(g, context, outputs, (top_k, num_tokens, shape.d_model))
     graph = g.ggml_new_graph(context)
     g.ggml_build_forward_expand(graph, total)
     memory = g.ggml_gallocr_new(g.ggml_backend_get_default_buffer_type(backend))

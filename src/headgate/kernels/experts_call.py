@@ -101,12 +101,8 @@ class Call:
             x.data_ptr(),
             self.layout[1],
             *((0,) * 6 if rows is None else map(_address, vectors)),
-            up.data_ptr(),
-            *up.stride(),
-            _address(up_bias),
-            down.data_ptr(),
-            *down.stride(),
-            _address(down_bias),
+            *_matrices(up, up_bias),
+            *_matrices(down, down_bias),
         )
 
     def forward(self, y: Tensor, up_rows: Tensor | None = None) -> Tensor:
@@ -142,6 +138,10 @@ class Call:
 def _addressable(weight: Tensor) -> Tensor:
     # Not `contiguous()`, which leaves the strides of a [1, 1, 1] tensor as they are.
     return weight if 1 in weight.stride()[1:] else weight.clone(memory_format=torch.contiguous_format)
+
+
+def _matrices(weight: Tensor, bias: Tensor | None) -> tuple[int, ...]:
+    return weight.data_ptr(), *weight.stride(), _address(bias)
 
 
 def _packed(tensor: Tensor | None) -> Tensor | None:
