@@ -6,8 +6,9 @@ import torch
 
 from headgate.errors import InputError
 from headgate.observe.expert_profiles import profile_trace
+from headgate.observe.noted import layer_widths
 from headgate.observe.reader import open_trace
-from headgate.observe.sample import layer_widths, sample_tokens
+from headgate.observe.sample import sample_tokens
 from headgate.observe.trace import Phase
 from headgate.observe.writer import save_trace
 from traces import random_trace

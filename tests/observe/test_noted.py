@@ -1,4 +1,7 @@
+import dataclasses
+
 import pytest
+import torch
 
 import headgate
 from headgate.observe.noted import noted_layers
@@ -10,7 +13,8 @@ SPEC = headgate.preset("mixtral", num_experts=4, top_k=2)
 def layer_of(entry):
     trace = random_trace(layers=(3,), num_experts=6)
     trace.metadata["layers"] = [entry]
-    return noted_layers(trace, top_k=2)[0]
+    counts = torch.tensor([[9, 9, 9, 9, 0, 0]])
+    return noted_layers(dataclasses.replace(trace, counts=counts), top_k=2)[0]
 
 
 def test_a_layer_with_everything():
@@ -52,4 +56,11 @@ def test_sizes_that_cant_be_are_those_of_the_arrays(size):
 
 def test_a_spec_that_is_wider_than_the_arrays_is_not_believed():
     found = layer_of({"router": headgate.preset("mixtral", num_experts=8).to_dict()})
+    assert (found.spec, found.num_experts) == (None, 6)
+
+
+@pytest.mark.parametrize("size", [3, 1])
+def test_fewer_experts_than_got_rows_are_not_believed(size):
+    assert layer_of({"router": {"num_experts": size}}).num_experts == 6
+    found = layer_of({"router": headgate.preset("mixtral", num_experts=size, top_k=1).to_dict()})
     assert (found.spec, found.num_experts) == (None, 6)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 
@@ -68,9 +70,10 @@ def test_drops_count():
 
 
 def test_columns_beyond_a_layer_are_not_its_experts():
-    trace = random_trace(layers=(0,), num_experts=6)
+    counts = torch.tensor([[50, 50, 50, 50, 0, 0]])
+    trace = dataclasses.replace(random_trace(layers=(0,), num_experts=6), counts=counts)
     trace.metadata["layers"] = [{"router": {"num_experts": 4, "top_k": 2}}]
-    (found,) = judge_layers(torch.tensor([[50, 50, 50, 50, 0, 0]]), noted_layers(trace, top_k=2), drop_fractions=[None])
+    (found,) = judge_layers(counts, noted_layers(trace, top_k=2), drop_fractions=[None])
     assert found.verdict == "healthy"
     assert found.dead.count == 0
 

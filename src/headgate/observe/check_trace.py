@@ -8,11 +8,13 @@ from headgate.flow import NO_EXPERT
 from headgate.observe.agreement import overlap_at_k
 from headgate.observe.align import TraceSource
 from headgate.observe.findings import Finding, Status, name_layers
-from headgate.observe.health import LayerHealth, health
+from headgate.observe.health import LayerHealth
 from headgate.observe.layer_summary import LayerSummary
+from headgate.observe.noted import noted_layers
 from headgate.observe.reader import TraceFile
 from headgate.observe.summary import TraceSummary, summarise_trace
 from headgate.observe.validate import validate_trace
+from headgate.observe.verdict import judge_layers
 from headgate.spec import RouterSpec
 
 TIE_FRACTION = 0.01
@@ -41,7 +43,7 @@ def check_routing(trace: TraceSource) -> list[Finding]:
         ArtifactError: an expert id that there is no expert for.
     """
     summary = summarise_trace(trace)
-    verdicts = _verdicts(trace, summary)
+    verdicts = _judge(trace, summary)
     return [
         _check_collapse(verdicts),
         _check_passes(summary),
@@ -76,16 +78,11 @@ def _check_complete(trace: TraceFile) -> Finding:
     )
 
 
-def _verdicts(trace: TraceSource, summary: TraceSummary) -> dict[int, LayerHealth]:
-    noted = trace.metadata.get("layers") or [{}] * summary.num_layers
-    found = {}
-    for layer, note, row in zip(summary.layers, noted, range(summary.num_layers), strict=True):
-        if sum(layer.expert_counts) == 0:
-            continue
-        top_k = (note.get("router") or {}).get("top_k", summary.top_k)
-        counts = trace.counts[row, : len(layer.expert_counts)]
-        found[layer.layer] = health(counts, top_k=top_k if isinstance(top_k, int) else summary.top_k)
-    return found
+def _judge(trace: TraceSource, summary: TraceSummary) -> dict[int, LayerHealth]:
+    """How the load of each layer with rows does; drops have a check of their own."""
+    layers = noted_layers(trace, top_k=summary.top_k)
+    verdicts = judge_layers(trace.counts, layers, drop_fractions=[None] * len(layers))
+    return {layer.index: found for layer, found in zip(layers, verdicts, strict=True) if found is not None}
 
 
 def _check_collapse(verdicts: dict[int, LayerHealth]) -> Finding:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from headgate.errors import InputError
 from headgate.observe.align import TraceSource, real_tokens
+from headgate.observe.noted import layer_widths
 
 MAX_TOKENS = 2**16
 """A trace with more tokens is sampled. The ids of 48 layers with 8 choices then take 48 MiB."""
@@ -85,27 +86,6 @@ def sample_tokens(trace: TraceSource, *, max_tokens: int = MAX_TOKENS) -> TokenS
         sequence=torch.from_numpy(sequence),
         num_tokens=len(real),
         num_experts=layer_widths(trace),
-    )
-
-
-def layer_widths(trace: TraceSource) -> tuple[int, ...]:
-    """E of each layer: what its router says, where the trace notes it; else that of the widest layer.
-
-    A layer with fewer experts than the widest has columns in `counts` that belong to none.
-
-    Example:
-        >>> fields = {"topk_ids": torch.zeros(2, 1, 1).long(), "seq_offsets": torch.tensor([0, 1]), "metadata": {}}
-        >>> from headgate.observe.trace import RoutingTrace
-        >>> layer_widths(RoutingTrace(layer_index=torch.arange(2), counts=torch.tensor([[1, 0], [1, 0]]), **fields))
-        (2, 2)
-    """
-    widest = trace.num_experts
-    notes = trace.metadata.get("layers") or [{}] * len(trace.layer_index)
-    noted = ((note.get("router") or {}).get("num_experts") for note in notes)
-    of_counts = [int(row.nonzero().max()) + 1 if row.any() else 0 for row in trace.counts]
-    return tuple(
-        width if isinstance(width, int) and used <= width <= widest else widest
-        for width, used in zip(noted, of_counts, strict=True)
     )
 
 

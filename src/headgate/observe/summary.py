@@ -12,8 +12,8 @@ from torch import Tensor
 
 from headgate.observe.align import TraceSource
 from headgate.observe.layer_summary import LayerPiece, LayerSummary, LayerSums
+from headgate.observe.noted import layer_widths
 from headgate.observe.pieces import take_tokens
-from headgate.observe.sample import layer_widths
 from headgate.observe.trace import Phase, RoutingTrace
 from headgate.observe.utilisation import require_even_devices
 
@@ -78,9 +78,9 @@ def summarise_trace(trace: TraceSource, *, num_devices: int | None = None) -> Tr
         for layer, width in zip(trace.layer_index.tolist(), widths, strict=True)
     ]
     top_k = 0
-    for begin, chunk in _chunks(trace):
+    for begin, chunk in small_chunks(trace):
         top_k = chunk.topk_ids.shape[2]
-        for sums, piece in zip(layers, _pieces(chunk, trace.seq_offsets, begin), strict=True):
+        for sums, piece in zip(layers, layer_pieces(chunk, trace.seq_offsets, begin), strict=True):
             sums.add(piece)
     phase = trace.of_tokens("phase")
     return TraceSummary(
@@ -98,7 +98,7 @@ def summarise_trace(trace: TraceSource, *, num_devices: int | None = None) -> Tr
     )
 
 
-def _chunks(trace: TraceSource) -> Iterator[tuple[int, RoutingTrace]]:
+def small_chunks(trace: TraceSource) -> Iterator[tuple[int, RoutingTrace]]:
     """Parts so small that a table of their sequences by experts is small, too, each with its first token's index."""
     size = max(1, TABLE_CELLS // (trace.num_experts + 1))
     first = 0
@@ -109,7 +109,7 @@ def _chunks(trace: TraceSource) -> Iterator[tuple[int, RoutingTrace]]:
         first += chunk.num_tokens
 
 
-def _pieces(chunk: RoutingTrace, seq_offsets: Tensor, begin: int) -> Iterator[LayerPiece]:
+def layer_pieces(chunk: RoutingTrace, seq_offsets: Tensor, begin: int) -> Iterator[LayerPiece]:
     """Each layer's part of a chunk, without padding."""
     tokens = torch.arange(begin, begin + chunk.num_tokens)
     if chunk.phase is not None and (chunk.phase == Phase.PADDING).any():
