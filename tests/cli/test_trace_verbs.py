@@ -142,6 +142,7 @@ def test_coverage(pair):
     assert poor > 0
     assert result.exit_code == 1
     assert f"{18 - poor} of 18 experts got at least 6 of 12 tokens." in result.stdout
+    assert "95 %" in result.stdout
     assert json.loads(invoke("coverage", pair[0], "--needed", "6", "--json").stdout)["needed"] == 6
     assert invoke("coverage", pair[0], "--needed", "6", "-q").stdout == ""
     assert invoke("coverage", pair[0], "--needed", "1000").exit_code == 1

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from headgate.errors import InputError
-from headgate.observe.coverage import measure_coverage
 from headgate.observe.pieces import recount, select
 from headgate.observe.reader import open_trace
 from headgate.observe.summary import summarise_trace
@@ -145,36 +144,3 @@ def test_a_trace_with_the_least(tmp_path):
 def test_only_so_many_passes_are_kept(monkeypatch):
     monkeypatch.setattr("headgate.observe.summary.PASS_BYTES", 4 * 3 * 6 * 2)  # 3 layers of 6 experts
     assert summarise_trace(random_trace(lengths=(12,))).num_passes == 2
-
-
-def coverage_trace(counts, *, tokens=100, sequences=4):
-    ids = torch.zeros(1, tokens, 1, dtype=torch.int64)
-    offsets = torch.arange(sequences + 1) * (tokens // sequences)
-    return RoutingTrace(
-        topk_ids=ids, layer_index=torch.tensor([5]), seq_offsets=offsets, counts=torch.tensor([counts]), metadata={}
-    )
-
-
-def test_coverage_by_hand():
-    found = measure_coverage(coverage_trace([60, 30, 10]), needed=40)
-    assert [(e.layer, e.expert, e.num_rows, e.more_tokens) for e in found.poor] == [(5, 2, 10, 300), (5, 1, 30, 34)]
-    assert (found.more_tokens, found.more_sequences, found.num_experts) == (300, 12, 3)
-
-
-def test_an_expert_without_tokens_has_only_a_lower_bound():
-    found = measure_coverage(coverage_trace([100, 0]), needed=30)
-    # Below 3 in 100 with 95 % confidence, so at least 1000 more for 30.
-    assert (found.poor[0].is_seen, found.poor[0].more_tokens) == (False, 1000)
-    assert (found.more_tokens, found.more_sequences) == (None, None)
-
-
-def test_a_text_that_covers_all():
-    found = measure_coverage(coverage_trace([50, 50]), needed=50)
-    assert (found.poor, found.more_tokens, found.more_sequences) == ((), 0, 0)
-
-
-def test_what_has_no_rate():
-    with pytest.raises(InputError, match=r"^needed \(=0\) must be at least 1; a few hundred rows per expert are usual"):
-        measure_coverage(coverage_trace([1]), needed=0)
-    with pytest.raises(InputError, match=r"^the trace has no tokens, so there is no rate to go by; record the"):
-        measure_coverage(random_trace(lengths=()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
@@ -11,6 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from headgate.cli.output import JsonOption, QuietOption, print_json, result_console
+
+if TYPE_CHECKING:
+    from headgate.observe.coverage import Coverage, Need
 
 _SHOWN = 20
 _NEEDED = 512
@@ -33,24 +36,40 @@ def coverage(
     if json:
         print_json(found.to_dict())
     elif not quiet:
-        console = result_console()
-        total, poor = found.num_experts, len(found.poor)
-        console.print(f"{total - poor} of {total} experts got at least {needed} of {found.num_tokens:,} tokens.")
-        if poor:
-            table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-            for name in ("layer", "expert", "tokens", "more text needed"):
-                table.add_column(name, justify="right")
-            for expert in found.poor[:_SHOWN]:
-                more = f"{'' if expert.is_seen else 'at least '}{expert.more_tokens:,} tokens"
-                style = "" if expert.is_seen else "bold red"
-                table.add_row(str(expert.layer), str(expert.expert), Text(str(expert.num_rows), style), more)
-            console.print(table)
-            if poor > _SHOWN:
-                console.print(f"... and {poor - _SHOWN} more (--json lists all)")
-            console.print(
-                "How much would do for all is not known: an expert got nothing."
-                if found.more_tokens is None
-                else f"For all: about {found.more_tokens:,} more such tokens ({found.more_sequences:,} sequences)."
-            )
+        _print(found)
     if found.poor:
         raise typer.Exit(1)
+
+
+def _print(found: Coverage) -> None:
+    console = result_console()
+    total, poor = found.num_experts, len(found.poor)
+    console.print(f"{total - poor} of {total} experts got at least {found.needed} of {found.num_tokens:,} tokens.")
+    if not poor:
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    for name in ("layer", "expert", "tokens", "more text needed", "95 %"):
+        table.add_column(name, justify="right")
+    for expert in found.poor[:_SHOWN]:
+        style, least = ("", "") if expert.is_seen else ("bold red", "at least ")
+        more = f"{least}{expert.more_tokens:,} tokens"
+        sure = _between(expert.more_interval) if expert.is_seen else ""
+        table.add_row(str(expert.layer), str(expert.expert), Text(str(expert.num_rows), style), more, sure)
+    console.print(table)
+    if poor > _SHOWN:
+        console.print(f"... and {poor - _SHOWN} more (--json lists all)")
+    if found.more_tokens is None:
+        console.print("How much would do for all is not known: an expert got nothing.")
+        return
+    sure = "" if found.more_interval is None else f", 95 %: {_between(found.more_interval)}"
+    console.print(
+        f"For all: about {found.more_tokens:,} more such tokens ({found.more_sequences:,} sequences){sure}.",
+        soft_wrap=True,
+    )
+
+
+def _between(interval: Need | None) -> str:
+    if interval is None:
+        return ""
+    low, high = interval
+    return f"{low:,} or more" if high is None else f"{low:,} to {high:,}"
