@@ -14,7 +14,8 @@ from headgate.cli.output import JsonOption, QuietOption, print_json, result_cons
 from headgate.cli.routed import open_tokens
 
 if TYPE_CHECKING:
-    from headgate.planning.cache import CacheReport
+    from headgate.observe.reader import TraceFile
+    from headgate.planning.cache import CacheReport, Ids
 
 _TOKENS = 4096
 
@@ -54,24 +55,15 @@ def cache(
     Tokens run one after the other; the first half warms the cache up, the
     second is measured. belady knows the future: nothing can beat it.
     """
-    import torch
-
     from headgate.errors import InputError
     from headgate.planning.cache import POLICIES, simulate_cache
-    from headgate.planning.traffic import tokens_of
 
     opened = open_tokens(trace)
-    pieces, known = [], 0
-    for part in tokens_of(opened):
-        pieces.append(part.expert_ids[:, : tokens - known])
-        known += pieces[-1].shape[1]
-        if known >= tokens:
-            break
     if expert_bytes is not None and not expert_bytes > 0:
         raise InputError(f"expert-bytes (={expert_bytes}) must be positive; three times D times F weights")
     wanted = tuple(name for name in POLICIES if policy is None or name in {option.value for option in policy})
     report = simulate_cache(
-        torch.cat(pieces, dim=1).numpy(),
+        _first_tokens(opened, tokens),
         num_experts=opened.num_experts,
         num_slots=slots,
         scope="all" if scope is ScopeOption.ALL else "layer",
@@ -84,6 +76,20 @@ def cache(
         result_console().print(report.verdict)
     else:
         _print(report)
+
+
+def _first_tokens(trace: TraceFile, number: int) -> Ids:
+    import torch
+
+    from headgate.planning.traffic import tokens_of
+
+    pieces, known = [], 0
+    for part in tokens_of(trace):
+        pieces.append(part.expert_ids[:, : number - known])
+        known += pieces[-1].shape[1]
+        if known >= number:
+            break
+    return torch.cat(pieces, dim=1).numpy()
 
 
 def _print(report: CacheReport) -> None:

@@ -63,8 +63,6 @@ def place(
     well the plan holds on tokens that it was not made for.
     """
     from headgate.errors import ArtifactError
-    from headgate.observe.files import replace_file
-    from headgate.planning.layout_files import encode_layout
     from headgate.planning.plan import PlacementOptions
 
     if out is not None and out.exists() and not force:
@@ -81,13 +79,13 @@ def place(
     )
     plan = _plan(routing, options)
     if out is not None:
-        replace_file(out, encode_layout(plan.layout, layout_format.value).encode())
+        _write(out, plan, layout_format)
     if json:
         print_json({**plan.to_dict(), "out": None if out is None else str(out)})
     elif not quiet:
         _print(plan)
-    if out is not None and not json and not quiet:
-        note_console().print(f"Wrote {out}.", markup=False, soft_wrap=True)
+        if out is not None:
+            note_console().print(f"Wrote {out}.", markup=False, soft_wrap=True)
 
 
 def _plan(routing: Path, options: Any) -> Placement:
@@ -101,6 +99,13 @@ def _plan(routing: Path, options: Any) -> Placement:
     halves = split_trace(tokens_of(trace), num_tokens=trace.num_tokens, num_experts=trace.num_experts)
     layers = tuple(trace.layer_index.tolist())
     return plan_placement(trace.counts.numpy(), options, halves=halves, layer_index=layers)
+
+
+def _write(out: Path, plan: Placement, layout_format: FormatOption) -> None:
+    from headgate.observe.files import replace_file
+    from headgate.planning.layout_files import encode_layout
+
+    replace_file(out, encode_layout(plan.layout, layout_format.value).encode())
 
 
 def _print(plan: Placement) -> None:

@@ -110,14 +110,9 @@ def simulate_cache(
         >>> [outcome.hit_fraction for outcome in report.policies]
         [1.0, 1.0, 1.0, 1.0]
     """
-    num_layers, num_tokens, width = expert_ids.shape
+    num_layers, num_tokens, _ = expert_ids.shape
     most = num_experts * (num_layers if scope == "all" else 1)
-    if not width <= num_slots <= most:
-        raise InputError(
-            f"slots (={num_slots}) must be between K (={width}), which a token needs at once, and the experts (={most})"
-        )
-    if num_tokens < 2:
-        raise InputError(f"tokens (={num_tokens}) must be at least 2: the first half warms the caches up")
+    _require_room(expert_ids, num_slots, most)
     shuffled = expert_ids[:, np.random.default_rng(seed).permutation(num_tokens)]
     outcomes = []
     for policy in policies:
@@ -142,6 +137,16 @@ def simulate_cache(
         policies=tuple(outcomes),
         verdict=_judge(outcomes, even),
     )
+
+
+def _require_room(expert_ids: Ids, num_slots: int, most: int) -> None:
+    _, num_tokens, width = expert_ids.shape
+    if not width <= num_slots <= most:
+        raise InputError(
+            f"slots (={num_slots}) must be between K (={width}), which a token needs at once, and the experts (={most})"
+        )
+    if num_tokens < 2:
+        raise InputError(f"tokens (={num_tokens}) must be at least 2: the first half warms the caches up")
 
 
 def _judge(outcomes: list[CacheOutcome], even: float) -> str:
