@@ -8,7 +8,7 @@ from torch import Tensor
 
 import headgate.integrations.transformers as integration
 from headgate.errors import InputError
-from headgate.integrations.transformers.shape import shape_of
+from headgate.integrations.transformers.recorded_shape import shape_of
 from headgate.integrations.transformers.sites import find_sites
 from headgate.observe.reader import load_trace
 from headgate.observe.trace import RoutingTrace

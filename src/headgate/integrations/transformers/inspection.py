@@ -12,7 +12,7 @@ from torch import nn
 
 from headgate.errors import ArtifactError, InputError, SpecError
 from headgate.integrations.transformers.formulas import Formula, formula_from_config
-from headgate.integrations.transformers.shape import count_experts
+from headgate.integrations.transformers.recorded_shape import count_experts
 from headgate.integrations.transformers.sites import Site, find_sites
 from headgate.integrations.transformers.switch import LayerBackend, plan_switch
 from headgate.integrations.transformers.wires import find_shared_experts

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from headgate.errors import InputError
 from headgate.flow import TokenChoice
-from headgate.integrations.transformers.shape import count_experts, shape_of
+from headgate.integrations.transformers.recorded_shape import count_experts, shape_of
 from headgate.integrations.transformers.sites import Site, find_sites
 from headgate.integrations.transformers.wires import Choice, find_router, find_selection_bias, wire_of
 from headgate.nn.tape import is_compiled, is_recomputing
-from headgate.observe.shape import ModelShape
+from headgate.observe.shape import RecordedShape
 from headgate.observe.trace import Phase
 
 
@@ -100,7 +100,7 @@ class Tape(Mapping[str, list[Decision]]):
     layers: Mapping[str, LayerTape]
     passes: list[ForwardPass]
     config: Any
-    shape: ModelShape | None
+    shape: RecordedShape | None
 
     def __getitem__(self, path: str) -> list[Decision]:
         return self.layers[path].decisions

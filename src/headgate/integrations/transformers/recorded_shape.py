@@ -10,14 +10,14 @@ from torch import nn
 
 from headgate.integrations.transformers.sites import Kind, Site
 from headgate.integrations.transformers.wires import find_shared_experts
-from headgate.observe.shape import ModelShape, count_parameters
+from headgate.observe.shape import RecordedShape, count_parameters
 
 _WIDTHS = ("hidden_size", "d_model", "n_embd")
 _NOT_EXPERTS = re.compile(r"(router|gate|shared\w*)\.")
 """Children of a block that is called as a whole, and are no routed experts."""
 
 
-def shape_of(model: nn.Module, sites: Sequence[Site]) -> ModelShape | None:
+def shape_of(model: nn.Module, sites: Sequence[Site]) -> RecordedShape | None:
     """Measure a model; None where an expert's weights are packed, so that their numbers count something else.
 
     Args:
@@ -36,7 +36,7 @@ def shape_of(model: nn.Module, sites: Sequence[Site]) -> ModelShape | None:
     routed = sum(parameter.numel() for parameters in experts.values() for parameter in parameters)
     d_model = _first(text, _WIDTHS)
     first = next(iter(experts.values()), [])
-    return ModelShape(
+    return RecordedShape(
         d_model=d_model,
         d_ff=_expert_width(sites[0].module, first, d_model),
         num_layers=_first(text, ("num_hidden_layers", "num_layers")),
