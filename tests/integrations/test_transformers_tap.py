@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import headgate.integrations.transformers as integration
 from headgate.errors import InputError
 from headgate.integrations.transformers.sites import find_sites, layer_index_of
+from headgate.observe.noted import noted_layers
 from headgate.observe.reader import load_trace
 from headgate.observe.trace import Phase, RoutingTrace
 from headgate.observe.writer import save_trace
@@ -215,6 +216,29 @@ def test_errors_say_what_to_do():
     assert [layer["path"] for layer in integration.make_trace(tape).metadata["layers"]] == [
         "model.layers.1.mlp.experts"
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "num_shared"),
+    [
+        ("mixtral", 0),
+        ("afmoe", 2),  # two in one module, as the configuration says
+        ("qwen2_moe", 1),  # the configuration names a width alone
+        ("llama4", 1),
+        ("granitemoeshared", 1),  # beside the block
+        ("ernie4_5_vl_moe", 2),  # of text and pictures
+    ],
+)
+def test_a_layer_says_how_many_experts_every_token_gets_besides(name, num_shared):
+    trace = record(zoo.build(name))
+    assert {layer["num_shared"] for layer in trace.metadata["layers"]} == {num_shared}
+    assert {layer.num_shared for layer in noted_layers(trace, top_k=zoo.TOP_K)} == {num_shared}
+
+
+def test_zero_compute_experts_are_noted_with_the_router():
+    trace = record(zoo.build("longcat_flash"))
+    layers = noted_layers(trace, top_k=zoo.TOP_K)
+    assert {(layer.num_experts, layer.num_zero_experts, layer.num_shared) for layer in layers} == {(8, 4, 0)}
 
 
 def test_replay_refuses_what_does_not_fit():

@@ -94,6 +94,15 @@ def find_shared_experts(block: nn.Module) -> dict[str, nn.Module]:
     }
 
 
+def shared_experts_of(model: nn.Module, site: Site) -> dict[str, nn.Module]:
+    """As `find_shared_experts`, of a place: in its block, or beside it up to the decoder layer, as Granite has them."""
+    blocks, path = [site.module], site.path
+    while path and not path.rpartition(".")[2].isdecimal():
+        path = path.rpartition(".")[0]
+        blocks.append(model.get_submodule(path))
+    return {name: shared for block in blocks for name, shared in find_shared_experts(block).items()}
+
+
 def _submodule(model: nn.Module, path: str) -> nn.Module | None:
     try:
         return model.get_submodule(path)
