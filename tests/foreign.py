@@ -7,14 +7,14 @@ import json
 import numpy as np
 import torch
 
-from headgate.observe.importers.shape import ModelShape
+from headgate.observe.importers.shape import RouterShape
 from headgate.observe.reader import open_trace
 from headgate.observe.validate import validate_trace
 from headgate.observe.writer import save_trace
 
 # Four decoder layers, the first one dense.
-SHAPE = ModelShape(num_experts=8, top_k=2, num_layers=4, moe_layers=(1, 2, 3))
-UNNAMED = ModelShape(num_experts=8, top_k=2)
+SHAPE = RouterShape(num_experts=8, top_k=2, num_layers=4, moe_layers=(1, 2, 3))
+UNNAMED = RouterShape(num_experts=8, top_k=2)
 
 
 def choices(tokens, *, layers=3, k=2, experts=8, seed=0):

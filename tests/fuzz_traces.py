@@ -30,13 +30,13 @@ from headgate.observe.importers.counts import import_deepspeed, import_llama_cpp
 from headgate.observe.importers.megatron import import_megatron
 from headgate.observe.importers.router_logits import import_router_logits
 from headgate.observe.importers.sglang import import_sglang
-from headgate.observe.importers.shape import ModelShape, shape_of_config
+from headgate.observe.importers.shape import RouterShape, shape_of_config
 from headgate.observe.importers.vllm import import_vllm
 from headgate.observe.reader import open_trace
 from headgate.observe.validate import validate_trace
 
 GOLDEN = Path(__file__).parent / "observe" / "golden"
-SHAPE = ModelShape(num_experts=8, top_k=2, num_layers=4, moe_layers=(1, 2, 3))
+SHAPE = RouterShape(num_experts=8, top_k=2, num_layers=4, moe_layers=(1, 2, 3))
 SLOW_S = 5.0
 """No input is larger than a few kilobytes, so this is a hang."""
 
@@ -72,7 +72,7 @@ def _read_trace(path: Path) -> object:
 def _read_statistic(path: Path) -> object:
     path.rename(path.with_name("rank0.safetensors"))
     path.with_name("meta_info.json").write_bytes(_text({"num_experts": 8, "num_experts_per_token": 2}))
-    return import_tensorrt_llm(path.parent, ModelShape())
+    return import_tensorrt_llm(path.parent, RouterShape())
 
 
 def _read_with_logits(path: Path) -> object:

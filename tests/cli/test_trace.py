@@ -17,7 +17,7 @@ from headgate.errors import InputError
 from headgate.integrations.transformers import recorder
 from headgate.integrations.transformers.provenance import describe_recording, require_same_recording
 from headgate.observe.reader import load_trace
-from headgate.observe.shape import ModelShape
+from headgate.observe.shape import RecordedShape
 from headgate.observe.trace import Phase
 from tiny_demo import run as run_demo
 from tiny_demo import tiny_config
@@ -164,7 +164,7 @@ def test_the_trace_says_where_it_is_from(model, tmp_path):
     assert (noted["engine"], noted["dtype"], noted["device"]) == ("transformers", "float32", "cpu")
     assert noted["options"] == {"batch": 1, "generate": 0, "norms": False, "logits": False}
     assert "".join(noted["token_strings"][str(token)] for token in trace.token_ids.tolist()) == "the gate"
-    shape = ModelShape.from_metadata(noted)
+    shape = RecordedShape.from_metadata(noted)
     assert (shape.d_model, shape.num_layers) == (16, 2)
 
 

@@ -14,7 +14,7 @@ from headgate.demo.run import Finished, Stopped, require_trainable
 from headgate.demo.train import learning_rate
 from headgate.errors import ArtifactError, InputError
 from headgate.observe.reader import load_trace
-from headgate.observe.shape import ModelShape
+from headgate.observe.shape import RecordedShape
 from tiny_demo import losses, prepared, run, tiny_config
 
 CHILD = """
@@ -215,8 +215,8 @@ def test_a_run_leaves_a_sample_with_everything_that_can_be_recorded(tmp_path):
     assert torch.equal(best, sample.router_logits.amax(-1))
     assert sample.contribution_norms.isfinite().all()
     assert sample.metadata["token_strings"].keys() == {str(token) for token in sample.token_ids.tolist()}
-    shape = ModelShape.from_metadata(sample.metadata)
-    assert shape == ModelShape.from_metadata(whole.metadata)
+    shape = RecordedShape.from_metadata(sample.metadata)
+    assert shape == RecordedShape.from_metadata(whole.metadata)
     assert (shape.num_layers, shape.d_model) == (2, 16)
     assert shape.num_parameters == finished.evaluation.parameters.total
 

@@ -28,7 +28,6 @@ def make_table() -> str:
 def describe(name: str) -> str:
     import headgate.integrations.transformers as integration
     from headgate.integrations.transformers.sites import find_sites
-    from headgate.integrations.transformers.wires import wire_of
     from headgate.spec.words import describe_in_symbols
     from integrations import zoo
 
@@ -43,9 +42,21 @@ def describe(name: str) -> str:
         formula = integration.formula_from_config(model.config, layer_index=site.layer_index)
         said = "" if formula.spec is None else f"`{describe_in_symbols(formula.spec)}`"
         formulas[" ".join(part for part in (said, f"({formula.note})" if formula.note else "") if part)] = None
-    replayed = all(wire_of(site).write is not None for site in sites)
+    replayed = "own or recorded weights" if all(has_own_weights(model, site) for site in sites) else "recorded weights"
     inside = "yes" if zoo.is_in_interface(name) else "no"
-    return f"| {name} | {inside} | {'; '.join(ways)} | {'yes' if replayed else 'no'} | {'; '.join(formulas)} |"
+    return f"| {name} | {inside} | {'; '.join(ways)} | {replayed} | {'; '.join(formulas)} |"
+
+
+def has_own_weights(model, site) -> bool:
+    """Whether a replay can weigh any choice as the model would."""
+    from headgate.errors import InputError
+    from headgate.integrations.transformers.replay import require_formula
+
+    try:
+        require_formula(model, site)
+    except InputError:
+        return False
+    return True
 
 
 def write_page() -> None:

@@ -27,9 +27,6 @@ NAMES = zoo.architectures()
 # Outside the interface, and no adapter: the reason is in the table that `accelerate` returns.
 KEPT = {"doge", "nllb_moe", "switch_transformers", "vitpose_backbone"}
 
-# Its routing is computed inside the block's forward: seen, and not to be replaced.
-NOT_REPLAYED = {"doge"}
-
 # Its experts take the router's mask for ids, so that no id changes the output; docs/transformers.md shows how.
 DEAF_TO_IDS = {"nllb_moe"}
 
@@ -127,7 +124,7 @@ def test_tap_sees_what_the_experts_are_called_with(name):
 
 
 @pytest.mark.parametrize("implementation", ["eager", "headgate"])
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in NOT_REPLAYED])
+@pytest.mark.parametrize("name", NAMES)
 def test_replay_gives_the_output_bit_for_bit_and_other_ids_another(name, implementation):
     model = zoo.build(name)
     if implementation == "headgate":

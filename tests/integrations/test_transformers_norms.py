@@ -8,7 +8,7 @@ from torch import Tensor
 
 import headgate.integrations.transformers as integration
 from headgate.errors import InputError
-from headgate.integrations.transformers.shape import shape_of
+from headgate.integrations.transformers.recorded_shape import shape_of
 from headgate.integrations.transformers.sites import find_sites
 from headgate.observe.reader import load_trace
 from headgate.observe.trace import RoutingTrace
@@ -138,6 +138,7 @@ def test_layers_whose_norms_or_logits_are_not_to_be_had_are_unknown():
         ("deepseek_v3", zoo.D_FF, 3 * 32 * zoo.D_FF, 2 * 3 * 32 * zoo.D_FF),
         ("llama4", 16, 3 * 32 * 16, 2 * 3 * 32 * 16),
         ("switch_transformers", 16, 2 * 32 * 16, 0),
+        ("granitemoeshared", 16, 3 * 32 * 16, 2 * 3 * 32 * 16),
         ("doge", 1, 2 * 32, 0),
     ],
 )

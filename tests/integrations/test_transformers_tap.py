@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import headgate.integrations.transformers as integration
 from headgate.errors import InputError
 from headgate.integrations.transformers.sites import find_sites, layer_index_of
+from headgate.observe.noted import noted_layers
 from headgate.observe.reader import load_trace
 from headgate.observe.trace import Phase, RoutingTrace
 from headgate.observe.writer import save_trace
@@ -217,6 +218,53 @@ def test_errors_say_what_to_do():
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "num_shared"),
+    [
+        ("mixtral", 0),
+        ("afmoe", 2),  # two in one module, as the configuration says
+        ("qwen2_moe", 1),  # the configuration names a width alone
+        ("llama4", 1),
+        ("granitemoeshared", 1),  # beside the block
+        ("ernie4_5_vl_moe", 2),  # of text and pictures
+    ],
+)
+def test_a_layer_says_how_many_experts_every_token_gets_besides(name, num_shared):
+    trace = record(zoo.build(name))
+    assert {layer["num_shared"] for layer in trace.metadata["layers"]} == {num_shared}
+    assert {layer.num_shared for layer in noted_layers(trace, top_k=zoo.TOP_K)} == {num_shared}
+
+
+def test_zero_compute_experts_are_noted_with_the_router():
+    trace = record(zoo.build("longcat_flash"))
+    layers = noted_layers(trace, top_k=zoo.TOP_K)
+    assert {(layer.num_experts, layer.num_zero_experts, layer.num_shared) for layer in layers} == {(8, 4, 0)}
+
+
+def test_doge_generates_as_recorded_and_has_its_own_forward_again():
+    model = zoo.build("doge")
+
+    def generate() -> Tensor:
+        options = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False}
+        found = model.generate(IDS, output_logits=True, return_dict_in_generate=True, **options)
+        return torch.stack(found.logits)
+
+    with integration.tap(model) as tape:
+        expected = generate()
+    trace = integration.make_trace(tape)
+    blocks = [site.module for site in find_sites(model)]
+    with torch.no_grad():
+        for block in blocks:
+            block.router_gate.weight.neg_()
+    assert not torch.equal(generate(), expected)
+    with integration.replay(model, trace, weights="recorded"), integration.tap(model) as again:
+        assert torch.equal(generate(), expected)
+    seen = integration.make_trace(again)
+    assert torch.equal(seen.topk_ids, trace.topk_ids)
+    assert torch.equal(seen.topk_weights, trace.topk_weights)
+    assert all("forward" not in vars(block) for block in blocks)
+
+
 def test_replay_refuses_what_does_not_fit():
     model = zoo.build("mixtral")
     trace = record(model)
@@ -228,8 +276,10 @@ def test_replay_refuses_what_does_not_fit():
     with pytest.raises(InputError, match=r"the trace names model.layers.0.mlp.experts, .* which the model \(=Llama4"):
         integration.replay(zoo.build("llama4"), trace).__enter__()
     doge = zoo.build("doge")
-    with pytest.raises(InputError, match=r"model.layers.0.mlp \(=DogeCDMoE\) decides inside its own forward"):
-        integration.replay(doge, record(doge), weights="recorded").__enter__()
+    trace = record(doge)
+    doge.model.layers[0].mlp.forward = doge.model.layers[0].mlp.forward
+    with pytest.raises(InputError, match=r"the forward of model.layers.0.mlp \(=DogeCDMoE\) has been replaced by"):
+        integration.replay(doge, trace, weights="recorded").__enter__()
     gemma = zoo.build("gemma4")
     with pytest.raises(InputError, match=r"weights \(='own'\) of .* can't be computed: the router norms and scales"):
         integration.replay(gemma, record(gemma)).__enter__()

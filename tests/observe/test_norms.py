@@ -6,7 +6,7 @@ import torch
 import headgate
 from headgate.nn import measure_norms
 from headgate.observe.reader import load_trace, open_trace
-from headgate.observe.shape import ModelShape, shape_of
+from headgate.observe.shape import RecordedShape, shape_of
 from headgate.observe.trace import decode_metadata, encode_metadata
 from headgate.observe.validate import validate_trace
 
@@ -129,9 +129,9 @@ def test_the_shape_adds_up_and_comes_back_from_the_metadata(tmp_path):
     assert shape.num_other_parameters == E * D
     assert (shape.d_model, shape.d_ff, shape.num_layers, shape.vocab_size, shape.dtype) == (D, F, 1, 50, "float32")
     trace, _ = record(layer, torch.randn(T, D))
-    found = ModelShape.from_metadata(trace.metadata)
+    found = RecordedShape.from_metadata(trace.metadata)
     assert found == shape_of(layer)
-    assert ModelShape.from_metadata({"model_shape": {"d_model": 8}}) is None
+    assert RecordedShape.from_metadata({"model_shape": {"d_model": 8}}) is None
     header = encode_metadata({"model_shape": {"d_model": [8]}})
     with pytest.raises(headgate.ArtifactError, match="model_shape is no object of numbers"):
         decode_metadata(header, path=tmp_path)

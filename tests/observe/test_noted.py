@@ -29,6 +29,25 @@ def test_zero_compute_experts_count_apart():
     assert (found.num_experts, found.num_zero_experts, found.num_choices) == (4, 2, 6)
 
 
+@pytest.mark.parametrize(("name", "num_shared"), [("mixtral", 0), ("deepseek_v3", 1)])
+def test_a_recorded_layer_says_whether_it_has_a_shared_expert(name, num_shared):
+    layer = headgate.MoE.from_family(name, 8, 4, num_experts=16, top_k=2)
+    with headgate.tap(layer) as tape:
+        layer(torch.zeros(3, 8))
+    trace = headgate.trace_of(layer, tape, token_ids=torch.arange(3))
+    assert trace.metadata["layers"][0]["num_shared"] == num_shared
+    assert noted_layers(trace, top_k=2)[0].num_shared == num_shared
+
+
+def test_a_router_in_a_layer_of_ones_own_does_not_know_what_is_beside_it():
+    router = headgate.Router(8, SPEC)
+    with headgate.tap(router) as tape:
+        router(torch.zeros(3, 8))
+    trace = headgate.trace_of(router, tape, token_ids=torch.arange(3))
+    assert trace.metadata["layers"][0]["num_shared"] is None
+    assert noted_layers(trace, top_k=2)[0].num_shared is None
+
+
 def test_nothing_noted():
     found = noted_layers(random_trace(layers=(1, 5), num_experts=6), top_k=2)
     assert [layer.index for layer in found] == [1, 5]

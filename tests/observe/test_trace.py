@@ -67,7 +67,8 @@ def test_a_trace_survives_the_round_trip(tmp_path, router, options):
     found = load_trace(tmp_path / "routing.safetensors")
     assert_same(trace, found)
     assert found.metadata["note"] == "caf\u00e9"
-    assert found.metadata["layers"] == [{"path": "layers.1.moe", "router": layer.spec.to_dict()}]
+    noted = {"path": "layers.1.moe", "router": layer.spec.to_dict(), "num_shared": None}
+    assert found.metadata["layers"] == [noted]
     assert headgate.RouterSpec.from_dict(found.metadata["layers"][0]["router"]) == layer.spec
 
 

@@ -14,7 +14,7 @@ from headgate.cli.output import JsonOption, QuietOption, note_console, print_jso
 if TYPE_CHECKING:
     from headgate.observe.importers.counts import Counted
     from headgate.observe.importers.megatron_counts import Ranks
-    from headgate.observe.importers.shape import ModelShape
+    from headgate.observe.importers.shape import RouterShape
     from headgate.observe.trace import RoutingTrace
 
 
@@ -129,11 +129,11 @@ def import_trace(
         note_console().print(f"Wrote {out}: {what}, {len(trace.layer_index)} layers.", markup=False, soft_wrap=True)
 
 
-def _shape(config: Path | None, layers: str | None, given: dict[str, int | None]) -> ModelShape:
+def _shape(config: Path | None, layers: str | None, given: dict[str, int | None]) -> RouterShape:
     """The model's shape, from its config and from what was given besides."""
-    from headgate.observe.importers.shape import ModelShape, shape_of_config
+    from headgate.observe.importers.shape import RouterShape, shape_of_config
 
-    shape = ModelShape() if config is None else shape_of_config(config)
+    shape = RouterShape() if config is None else shape_of_config(config)
     known: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if layers is not None:
         known["moe_layers"] = parse_layers(layers)
@@ -150,7 +150,7 @@ class Answers:
     counted: Counted | None
 
 
-def _read(engine: Engine, files: list[Path], shape: ModelShape, answers: Answers) -> RoutingTrace:
+def _read(engine: Engine, files: list[Path], shape: RouterShape, answers: Answers) -> RoutingTrace:
     from headgate.observe.importers.counts import import_deepspeed, import_llama_cpp, import_tensorrt_llm
     from headgate.observe.importers.megatron import import_megatron
     from headgate.observe.importers.router_logits import import_router_logits

@@ -15,7 +15,7 @@ from headgate.nn.replay import replay_choices
 from headgate.nn.routing import RecordedChoice
 from headgate.nn.tape import Tape, find_routers
 from headgate.observe.pieces import take_rows, take_tokens
-from headgate.observe.record import choice_per_token, decoder_layers
+from headgate.observe.record import choice_per_token, decoder_layers, shared_counts
 from headgate.observe.replay import require_same_tokens
 from headgate.observe.trace import RoutingTrace
 from headgate.spec import RouterSpec
@@ -36,7 +36,7 @@ def join_tapes(model: nn.Module, ours: Tape, theirs: TheirTape) -> tuple[TheirTa
     from headgate.integrations.transformers.recording import known_specs
     from headgate.integrations.transformers.tap import LayerTape
 
-    routers = find_routers(model)
+    routers, shared = find_routers(model), shared_counts(model)
     layers = dict(theirs.layers)
     for path, index in zip(ours, decoder_layers(list(ours)), strict=True):
         spec, bias = routers[path].spec, routers[path].selection_bias
@@ -46,6 +46,7 @@ def join_tapes(model: nn.Module, ours: Tape, theirs: TheirTape) -> tuple[TheirTa
             layer_index=index,
             router_path=f"{path}.router",
             num_experts=spec.num_choices,
+            num_shared=shared.get(path),
             selection_bias=None if bias is None else bias.detach().clone(),
             decisions=_decisions(ours[path]),
         )

@@ -13,6 +13,7 @@ from torch.nn.functional import pad
 
 from headgate.errors import InputError
 from headgate.flow import NO_EXPERT, DropReason, ExpertChoice, Routing, TokenChoice
+from headgate.nn.moe import MoE
 from headgate.nn.norms import PassNorms
 from headgate.nn.tape import find_routers
 from headgate.observe.metrics import router_entropy, select_margin
@@ -33,6 +34,7 @@ class RecordedLayer:
         selection_bias: [E] float32, or None.
         routings: one per forward pass, in order.
         norms: of these passes, or None where they were not measured.
+        num_shared: experts that every token gets besides; None where it is not known.
     """
 
     path: str
@@ -41,6 +43,7 @@ class RecordedLayer:
     selection_bias: Float[Tensor, " E"] | None
     routings: Sequence[Routing]
     norms: Sequence[PassNorms] | None = None
+    num_shared: int | None = None
 
 
 def trace_of(
@@ -75,7 +78,7 @@ def trace_of(
         >>> trace_of(layer, tape, token_ids=torch.tensor([[5, 6, 7], [5, 6, 8]])).seq_offsets.tolist()
         [0, 3, 6]
     """
-    routers = find_routers(model)
+    routers, shared = find_routers(model), shared_counts(model)
     indices = decoder_layers(list(tape))
     layers = [
         RecordedLayer(
@@ -85,6 +88,7 @@ def trace_of(
             selection_bias=routers[path].selection_bias,
             routings=tape[path],
             norms=(norms or {}).get(path),
+            num_shared=shared.get(path),
         )
         for path, index in zip(tape, indices, strict=True)
     ]
@@ -97,6 +101,15 @@ def trace_of(
         metadata={**describe_shape(model), **(metadata or {})},
         with_logits=with_logits,
     )
+
+
+def shared_counts(model: nn.Module) -> dict[str, int]:
+    """Shared experts of each `MoE` by module path; a router in another layer says nothing of what is beside it."""
+    return {
+        path.replace("_orig_mod.", ""): int(module.shared_expert is not None)
+        for path, module in model.named_modules()
+        if isinstance(module, MoE)
+    }
 
 
 def decoder_layers(paths: Sequence[str]) -> list[int]:
@@ -155,7 +168,9 @@ def make_trace(
         **norm_arrays(layers, [ids for ids, _, _ in choices], num_slots),
         metadata={
             **metadata,
-            "layers": [{"path": layer.path, "router": layer.spec.to_dict()} for layer in layers],
+            "layers": [
+                {"path": layer.path, "router": layer.spec.to_dict(), "num_shared": layer.num_shared} for layer in layers
+            ],
             "dtype": str(layers[0].routings[0].logits.dtype).removeprefix("torch."),
         },
     )

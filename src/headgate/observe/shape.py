@@ -12,7 +12,7 @@ from headgate.nn.experts import Experts, SharedExpert
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelShape:
+class RecordedShape:
     """Widths and parameter counts of a model. None where it is not known.
 
     Attributes:
@@ -44,14 +44,14 @@ class ModelShape:
         return asdict(self)
 
     @classmethod
-    def from_metadata(cls, metadata: Mapping[str, Any]) -> ModelShape | None:
+    def from_metadata(cls, metadata: Mapping[str, Any]) -> RecordedShape | None:
         """The shape that a trace's metadata holds; None where there is none, or a part of one."""
         noted = metadata.get("model_shape") or {}
         names = {field.name for field in fields(cls)}
         return cls(**{name: noted[name] for name in names}) if names <= noted.keys() else None
 
 
-def shape_of(model: nn.Module, *, num_layers: int | None = None, vocab_size: int | None = None) -> ModelShape:
+def shape_of(model: nn.Module, *, num_layers: int | None = None, vocab_size: int | None = None) -> RecordedShape:
     """Measure a model of Headgate layers.
 
     Args:
@@ -70,7 +70,7 @@ def shape_of(model: nn.Module, *, num_layers: int | None = None, vocab_size: int
     shared = [module for module in model.modules() if isinstance(module, SharedExpert)]
     total, routed, always = (count_parameters(*group) for group in ([model], experts, shared))
     first = experts[0]
-    return ModelShape(
+    return RecordedShape(
         d_model=first.d_model,
         d_ff=first.d_ff,
         num_layers=num_layers,

@@ -8,7 +8,7 @@ from safetensors.numpy import save_file
 from foreign import SHAPE, UNNAMED, assert_holds, choices, save_pt, write
 from headgate.errors import ArtifactError, InputError
 from headgate.observe.importers.counts import import_deepspeed, import_llama_cpp, import_tensorrt_llm
-from headgate.observe.importers.shape import ModelShape
+from headgate.observe.importers.shape import RouterShape
 
 
 def statistic(folder, ranks=1, raw=False, **meta):
@@ -27,7 +27,7 @@ def statistic(folder, ranks=1, raw=False, **meta):
 
 
 def test_tensorrt_llm_counts(tmp_path):
-    trace = import_tensorrt_llm(statistic(tmp_path), ModelShape())
+    trace = import_tensorrt_llm(statistic(tmp_path), RouterShape())
     wanted = np.stack([np.bincount(choices(4)[:, layer].ravel(), minlength=8) for layer in range(3)]) * 2
     assert trace.counts.tolist() == wanted.tolist()
     assert trace.layer_index.tolist() == [1, 2, 3]
@@ -43,32 +43,32 @@ def test_tensorrt_llm_ranks_are_asked_about(tmp_path):
     with pytest.raises(
         InputError, match=r"ranks \(=2\) may have counted different tokens \(data parallel\) or the same"
     ):
-        import_tensorrt_llm(folder, ModelShape())
-    assert import_tensorrt_llm(folder, ModelShape(), ranks="tokens").counts.sum().item() == 2 * 2 * 4 * 3 * 2
-    assert import_tensorrt_llm(folder, ModelShape(), ranks="same").counts.sum().item() == 2 * 4 * 3 * 2
+        import_tensorrt_llm(folder, RouterShape())
+    assert import_tensorrt_llm(folder, RouterShape(), ranks="tokens").counts.sum().item() == 2 * 2 * 4 * 3 * 2
+    assert import_tensorrt_llm(folder, RouterShape(), ranks="same").counts.sum().item() == 2 * 4 * 3 * 2
 
 
 def test_tensorrt_llm_folders_that_can_not_be_right(tmp_path):
     with pytest.raises(InputError, match=r"^num_experts \(=9\) must be that of meta_info.json \(=8\)$"):
-        import_tensorrt_llm(statistic(tmp_path), ModelShape(num_experts=9))
+        import_tensorrt_llm(statistic(tmp_path), RouterShape(num_experts=9))
     write(tmp_path / "meta_info.json", {})
     with pytest.raises(ArtifactError, match=r"does not say num_experts; give the folder of the statistic"):
-        import_tensorrt_llm(tmp_path, ModelShape())
+        import_tensorrt_llm(tmp_path, RouterShape())
     empty = tmp_path / "empty"
     empty.mkdir()
     write(empty / "meta_info.json", {"num_experts": 8})
     with pytest.raises(ArtifactError, match=r"has no rank\*.safetensors; give the folder of the statistic"):
-        import_tensorrt_llm(empty, ModelShape())
+        import_tensorrt_llm(empty, RouterShape())
     for arrays, said in (
         ({"1_2": np.zeros(7, np.int64)}, r"layer 2 has counts of shape \(7,\), not \(8,\)"),
         ({"x": np.zeros(8, np.int64)}, r"array 'x' is not named iteration_layer, or not of integers"),
     ):
         save_file(arrays, empty / "rank0.safetensors")
         with pytest.raises(ArtifactError, match=said):
-            import_tensorrt_llm(empty, ModelShape())
+            import_tensorrt_llm(empty, RouterShape())
     save_file({"1_2": np.ones((2, 2), np.int32), "2_3": np.ones((2, 2), np.int32)}, empty / "rank0_raw.safetensors")
     with pytest.raises(InputError, match=r"iteration 2 has not the same tokens in every layer; import whole ones"):
-        import_tensorrt_llm(empty, ModelShape())
+        import_tensorrt_llm(empty, RouterShape())
 
 
 def test_llama_cpp_activations_are_counted(tmp_path):
@@ -77,7 +77,7 @@ def test_llama_cpp_activations_are_counted(tmp_path):
     assert trace.layer_index.tolist() == [1, 2]
     assert trace.counts.tolist() == [[1, 0, 0, 2, 0, 0, 0, 0], [0, 0, 0, 1, 0, 0, 0, 0]]
     with pytest.raises(InputError, match=r"num_experts is not in the file"):
-        import_llama_cpp(path, ModelShape())
+        import_llama_cpp(path, RouterShape())
     with pytest.raises(InputError, match=r"expert id 9 is outside \[0, 8\)"):
         import_llama_cpp(write(path, "1,9\n"), UNNAMED)
     with pytest.raises(ArtifactError, match=r"line 1 is not layer,expert; export it again"):
@@ -98,7 +98,7 @@ def test_deepspeed_counts_all_choices_or_the_first(tmp_path):
     with pytest.raises(InputError, match=r"has counts of 3 layers and does not say which; name them by --layers or"):
         import_deepspeed(path, UNNAMED, counted="all")
     with pytest.raises(InputError, match=r"counts 8 experts, and the model has 4; give the right --experts"):
-        import_deepspeed(path, ModelShape(num_experts=4), counted="all")
+        import_deepspeed(path, RouterShape(num_experts=4), counted="all")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import headgate
 from foreign import SHAPE, UNNAMED, assert_holds, choices, npy, save_pt, write
 from headgate.errors import ArtifactError, InputError
 from headgate.observe.importers.megatron import import_megatron
-from headgate.observe.importers.shape import ModelShape
+from headgate.observe.importers.shape import RouterShape
 from headgate.observe.importers.vllm import import_vllm
 
 
@@ -156,7 +156,7 @@ def test_megatron_logits_that_can_not_be_right(tmp_path):
     with pytest.raises(InputError, match=r"only some of the records name logits; import those with and without apart"):
         import_megatron([write(path, text.replace("logits_offset", "other", 1))], UNNAMED)
     with pytest.raises(InputError, match=r"the logits are of 8 experts, and the model has 9; give its own"):
-        import_megatron([write(path, text)], ModelShape(num_experts=9))
+        import_megatron([write(path, text)], RouterShape(num_experts=9))
 
 
 def test_an_imported_trace_can_be_compared(tmp_path):

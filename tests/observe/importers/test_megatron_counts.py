@@ -8,7 +8,7 @@ import pytest
 from foreign import SHAPE, UNNAMED, write
 from headgate.errors import ArtifactError, InputError
 from headgate.observe.importers.megatron import import_megatron
-from headgate.observe.importers.shape import ModelShape
+from headgate.observe.importers.shape import RouterShape
 
 
 def counts(seed=0, experts=8):
@@ -61,7 +61,7 @@ def test_stages_are_imported_apart(tmp_path):
         import_megatron([first, second], SHAPE, ranks="tokens")
     with pytest.raises(InputError, match=r"has 2 layers, and the model 3 routed ones; name those of this stage by --l"):
         import_megatron([second], SHAPE)
-    stage = ModelShape(num_experts=8, moe_layers=(2, 3))
+    stage = RouterShape(num_experts=8, moe_layers=(2, 3))
     assert import_megatron([second], stage).layer_index.tolist() == [2, 3]
 
 

@@ -6,7 +6,7 @@ import torch
 from foreign import SHAPE, assert_holds, save_pt
 from headgate.errors import ArtifactError, InputError
 from headgate.observe.importers.router_logits import import_router_logits
-from headgate.observe.importers.shape import ModelShape
+from headgate.observe.importers.shape import RouterShape
 
 
 def logits(tokens=6, seed=0):
@@ -76,4 +76,4 @@ def test_router_logits_that_do_not_say_the_choice(tmp_path, value, router, error
 
 def test_router_logits_of_another_model(tmp_path):
     with pytest.raises(InputError, match=r"the logits are of 8 experts, and the model has 9; give its config"):
-        import_router_logits(save_pt(tmp_path / "a.pt", logits()), ModelShape(num_experts=9), router="mixtral")
+        import_router_logits(save_pt(tmp_path / "a.pt", logits()), RouterShape(num_experts=9), router="mixtral")

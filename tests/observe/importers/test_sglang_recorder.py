@@ -7,7 +7,7 @@ from foreign import SHAPE, UNNAMED, assert_holds, choices, save_pt, write
 from headgate.errors import ArtifactError, InputError
 from headgate.observe.importers.megatron import import_megatron
 from headgate.observe.importers.sglang import import_sglang
-from headgate.observe.importers.shape import ModelShape
+from headgate.observe.importers.shape import RouterShape
 
 
 def test_sglang_stat_is_summed_already(tmp_path):
@@ -91,7 +91,7 @@ def fused():
         ),
         (
             {"records": [token_record()], "last_physical_to_logical_map": TO_LOGICAL},
-            ModelShape(num_experts=64, top_k=9, num_layers=4, moe_layers=(1, 2, 3)),
+            RouterShape(num_experts=64, top_k=9, num_layers=4, moe_layers=(1, 2, 3)),
             r"top_k \(=9\) is more than the 8 choices that the recorder keeps; they are cut off",
         ),
         (

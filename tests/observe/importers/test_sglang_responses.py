@@ -8,7 +8,7 @@ import pytest
 from foreign import SHAPE, UNNAMED, assert_holds, choices, encoded, write
 from headgate.errors import ArtifactError, InputError
 from headgate.observe.importers.sglang import import_sglang
-from headgate.observe.importers.shape import ModelShape
+from headgate.observe.importers.shape import RouterShape
 
 
 def test_sglang_flat_base64(tmp_path):
@@ -45,7 +45,7 @@ def test_sglang_needs_the_shape(tmp_path):
     with pytest.raises(
         InputError, match=r"top_k is not in the file; give the model's config.json \(--config\) or --top"
     ):
-        import_sglang([path], ModelShape(num_experts=8, moe_layers=(1, 2, 3)))
+        import_sglang([path], RouterShape(num_experts=8, moe_layers=(1, 2, 3)))
 
 
 @pytest.mark.parametrize(

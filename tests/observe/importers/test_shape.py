@@ -4,7 +4,7 @@ import pytest
 
 from foreign import write
 from headgate.errors import InputError
-from headgate.observe.importers.shape import ModelShape, shape_of_config
+from headgate.observe.importers.shape import RouterShape, shape_of_config
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,6 @@ def test_configs_that_are_none(tmp_path):
     with pytest.raises(InputError, match=r"holds no JSON object; give the model's config.json"):
         shape_of_config(write(tmp_path / "config.json", []))
     with pytest.raises(InputError, match=r"^top_k \(=0\) must be between 1 and 65535; give the model's own$"):
-        ModelShape(top_k=0)
+        RouterShape(top_k=0)
     with pytest.raises(InputError, match=r"^moe_layers \(=\[1, 1\]\) must be distinct decoder layers, from 0"):
-        ModelShape(moe_layers=(1, 1))
+        RouterShape(moe_layers=(1, 1))

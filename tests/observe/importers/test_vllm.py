@@ -8,7 +8,7 @@ import pytest
 
 from foreign import SHAPE, UNNAMED, assert_holds, choices, encoded, npy, write
 from headgate.errors import ArtifactError, InputError
-from headgate.observe.importers.shape import ModelShape
+from headgate.observe.importers.shape import RouterShape
 from headgate.observe.importers.vllm import import_vllm
 
 
@@ -19,7 +19,7 @@ def test_vllm_1_fills_dense_layers_with_zeros(tmp_path):
     assert_holds(import_vllm([path], SHAPE), ids, tmp_path)
     with pytest.raises(InputError, match=r"rows \[0\] hold only expert 0 or none, as engines fill dense layers; give"):
         import_vllm([path], UNNAMED)
-    wrong = ModelShape(num_experts=8, num_layers=4, moe_layers=(0, 2, 3))
+    wrong = RouterShape(num_experts=8, num_layers=4, moe_layers=(0, 2, 3))
     with pytest.raises(InputError, match=r"layers \[1\] are dense by the config and have ids; give the right --config"):
         import_vllm([path], wrong)
 
@@ -69,7 +69,7 @@ def test_raw_blocks_that_fit_two_ways_are_asked_about(tmp_path):
     path.write_bytes(choices(8).astype(np.uint8).tobytes())
     with pytest.raises(InputError, match=r"may hold 3 or 4 layers per token, both fit; say which by --rows"):
         import_vllm([path], SHAPE, raw_dtype="uint8")
-    named = ModelShape(num_experts=8, top_k=2, num_layers=4, moe_layers=(1, 2, 3), num_rows=3)
+    named = RouterShape(num_experts=8, top_k=2, num_layers=4, moe_layers=(1, 2, 3), num_rows=3)
     assert_holds(import_vllm([path], named, raw_dtype="uint8"), choices(8), tmp_path)
 
 
@@ -88,7 +88,7 @@ def test_a_sentinel_that_wrapped_around(tmp_path):
     path.write_bytes(npy(wrapped))
     ids[0] = -1
     assert_holds(import_vllm([path], SHAPE), ids, tmp_path)
-    many = ModelShape(num_experts=256, moe_layers=(1, 2, 3))
+    many = RouterShape(num_experts=256, moe_layers=(1, 2, 3))
     with pytest.raises(InputError, match=r"id 255 in uint8 may be expert 255 or a -1 that wrapped around; let the eng"):
         import_vllm([path], many)
 
@@ -108,7 +108,7 @@ def test_a_sentinel_that_wrapped_around(tmp_path):
         (choices(4), UNNAMED, r"has 3 rows of layers and does not say which decoder layers they are; give the model's"),
         (
             choices(4),
-            ModelShape(),
+            RouterShape(),
             r"num_experts is not in the file; give the model's config.json \(--config\) or --exp",
         ),
         (np.zeros((0, 3, 2), int), SHAPE, r"holds no routing of any token; was the engine told to return it\?"),

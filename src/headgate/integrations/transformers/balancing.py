@@ -93,15 +93,13 @@ def _balance_site(
 ) -> list[Any]:
     wire, router = wire_of(site), find_router(model, site)
     assert router is not None  # `_why_not` has refused the others.
-    assert wire.write is not None
-    read, write = wire.read, wire.write
     last: list[Tensor | None] = [None]
 
     def with_loss(values: Any, logits: Tensor) -> Any:
-        choice = read(site.module, values)
+        choice = wire.read(site.module, values)
         loss = _loss(spec, logits, choice, padding.of(len(logits)), coefficients)
         weights = add_loss_gradient(choice.combine_weights, loss.to(choice.combine_weights.dtype))
-        return write(site.module, values, Choice(expert_ids=choice.expert_ids, combine_weights=weights))
+        return wire.write(site.module, values, Choice(expert_ids=choice.expert_ids, combine_weights=weights))
 
     def see_router(module: nn.Module, args: Any, result: Any) -> Any:
         if not _trains(module):
@@ -147,6 +145,6 @@ def _why_not(model: nn.Module, site: Site, formula: Formula) -> str:
     """Why a layer can't be balanced; "" where it can."""
     if formula.spec is None:
         return formula.note
-    if wire_of(site).write is None or find_router(model, site) is None:
+    if wire_of(site).forward is not None or find_router(model, site) is None:
         return "its weights can't be reached from outside"
     return ""

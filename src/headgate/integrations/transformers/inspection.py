@@ -12,10 +12,10 @@ from torch import nn
 
 from headgate.errors import ArtifactError, InputError, SpecError
 from headgate.integrations.transformers.formulas import Formula, formula_from_config
-from headgate.integrations.transformers.shape import count_experts
+from headgate.integrations.transformers.recorded_shape import count_experts
 from headgate.integrations.transformers.sites import Site, find_sites
 from headgate.integrations.transformers.switch import LayerBackend, plan_switch
-from headgate.integrations.transformers.wires import find_shared_experts
+from headgate.integrations.transformers.wires import shared_experts_of
 from headgate.kernels.backends import choose_backend
 from headgate.observe.shape import count_parameters
 from headgate.spec.words import describe_in_symbols, describe_in_words
@@ -170,7 +170,7 @@ def _inspect_site(model: nn.Module, site: Site, backend: str) -> InspectedLayer:
         symbols="" if spec is None else describe_in_symbols(spec),
         note=formula.note,
         num_parameters=count_parameters(site.module),
-        shared=_shared_experts(model, site),
+        shared={name: count_parameters(child) for name, child in shared_experts_of(model, site).items()},
         backend=backend,
     )
 
@@ -180,12 +180,6 @@ def _formula(model: nn.Module, site: Site) -> Formula:
         return formula_from_config(model.config, layer_index=site.layer_index)
     except SpecError as error:
         return Formula(spec=None, gives="nothing", note=str(error))
-
-
-def _shared_experts(model: nn.Module, site: Site) -> dict[str, int]:
-    parent = model.get_submodule(site.path.rpartition(".")[0])
-    found = {**find_shared_experts(parent), **find_shared_experts(site.module)}
-    return {name: count_parameters(child) for name, child in found.items()}
 
 
 def _backend(config: Any, planned: LayerBackend, dtype: torch.dtype) -> str:

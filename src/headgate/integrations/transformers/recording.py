@@ -224,7 +224,10 @@ def _describe(
     specs: Mapping[str, RouterSpec | None],
     metadata: Mapping[str, Any],
 ) -> dict[str, Any]:
-    noted = [{"path": layer.path, "router": _plain(specs.get(layer.path))} for layer in layers]
+    noted = [
+        {"path": layer.path, "router": _plain(specs.get(layer.path)), "num_shared": layer.num_shared}
+        for layer in layers
+    ]
     shape = {} if tape.shape is None else {"model_shape": tape.shape.to_dict()}
     return {**shape, **metadata, "layers": noted}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from types import MethodType
 from typing import Any, Literal
 
 import torch
@@ -39,8 +40,8 @@ def replay(model: nn.Module, trace: RoutingTrace, *, weights: Weights = "own") -
             others. "recorded": the trace's, as constants without a gradient; in a file they are rounded to float16.
 
     Raises:
-        InputError: a recorded layer is not in the model, can't carry another decision, has weights that no formula
-            gives, or is called with other numbers of tokens than were recorded.
+        InputError: a recorded layer is not in the model, has weights that no formula gives, is called with other
+            numbers of tokens than were recorded, or has a forward of other code where a replay needs its own.
     """
     stance = torch.compiler.set_stance("force_eager") if any(map(is_compiled, model.modules())) else nullcontext()
     model = getattr(model, "_orig_mod", model)
@@ -50,7 +51,7 @@ def replay(model: nn.Module, trace: RoutingTrace, *, weights: Weights = "own") -
         for site, row in rows:
             if weights == "recorded" and trace.topk_weights is None:
                 raise InputError("topk_weights (=None) must be in the trace for weights='recorded'; record them too")
-            spec = _require_formula(model, site) if weights == "own" else None
+            spec = require_formula(model, site) if weights == "own" else None
             stack.enter_context(_replaced(model, site, _Reel(site.path, trace, row, spec)))
         yield
 
@@ -74,7 +75,12 @@ def _rows(trace: RoutingTrace, sites: list[Site], name: str) -> list[tuple[Site,
     return [(by_index[index], row) for row, index in enumerate(recorded)]
 
 
-def _require_formula(model: nn.Module, site: Site) -> RouterSpec:
+def require_formula(model: nn.Module, site: Site) -> RouterSpec:
+    """The router that gives a place's own weights for any choice.
+
+    Raises:
+        InputError: there is none.
+    """
     formula = _formula(model, site)
     spec = formula.spec
     if spec is None or formula.gives != "ids and weights" or spec.selection == "sparsemixer":
@@ -144,17 +150,21 @@ class _Reel:
 @contextmanager
 def _replaced(model: nn.Module, site: Site, reel: _Reel) -> Iterator[None]:
     wire = wire_of(site)
-    if wire.write is None:
+    if wire.forward is not None and "forward" in vars(site.module):
         raise InputError(
-            f"{site.path} (={site.class_name}) decides inside its own forward, where no other decision can be put; "
-            "leave it out of the trace"
+            f"the forward of {site.path} (={site.class_name}) has been replaced by other code, and a replay must put "
+            "its own there; undo that first"
         )
     handles = [] if reel.spec is None and not wire.at_router else [_hook_router(model, site, wire, reel)]
     if not wire.at_router:
         handles.append(_hook_experts(site, wire, reel))
+    if wire.forward is not None:
+        site.module.forward = MethodType(wire.forward, site.module)
     try:
         yield
     finally:
+        if wire.forward is not None:
+            del site.module.forward
         for handle in handles:
             handle.remove()
 
@@ -162,22 +172,17 @@ def _replaced(model: nn.Module, site: Site, reel: _Reel) -> Iterator[None]:
 def _hook_router(model: nn.Module, site: Site, wire: Wire, reel: _Reel) -> Any:
     router = find_router(model, site)
     assert router is not None  # Classes with such a wire have one, and so has every layer with a formula.
-    assert wire.write is not None  # The caller has refused the others.
-    write = wire.write
 
     def see(module: nn.Module, args: Any, result: Any) -> Any:
         reel.logits = wire.logits(result)
-        return write(site.module, result, reel.replace(wire.read(site.module, result))) if wire.at_router else None
+        return wire.write(site.module, result, reel.replace(wire.read(site.module, result))) if wire.at_router else None
 
     return router[1].register_forward_hook(see)
 
 
 def _hook_experts(site: Site, wire: Wire, reel: _Reel) -> Any:
-    assert wire.write is not None  # The caller has refused the others.
-    write = wire.write
-
     def swap(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         values = positional(module, args, kwargs)
-        return write(site.module, values, reel.replace(wire.read(site.module, values))), {}
+        return wire.write(site.module, values, reel.replace(wire.read(site.module, values))), {}
 
     return site.module.register_forward_pre_hook(swap, with_kwargs=True)

@@ -7,7 +7,7 @@ from collections import Counter
 
 from torch import nn
 
-from headgate.integrations.transformers.shape import count_experts
+from headgate.integrations.transformers.recorded_shape import count_experts
 from headgate.integrations.transformers.sites import Site
 from headgate.planning.parameters import Role, WeightGroup
 

@@ -13,8 +13,8 @@ from headgate.errors import ArtifactError, InputError, SpecError
 from headgate.integrations.transformers.cache_probe import probe_cache
 from headgate.integrations.transformers.formulas import formula_from_config
 from headgate.integrations.transformers.inspection import build_on_meta, load_config
+from headgate.integrations.transformers.recorded_shape import count_experts
 from headgate.integrations.transformers.roles import Classifier, num_zero_experts, used_shape, weight_of
-from headgate.integrations.transformers.shape import count_experts
 from headgate.integrations.transformers.sites import Site, find_sites
 from headgate.planning.catalogue import CatalogueEntry, Published, find_model, suggest_models
 from headgate.planning.formats import FORMATS

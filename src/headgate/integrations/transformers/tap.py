@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from headgate.errors import InputError
 from headgate.flow import TokenChoice
-from headgate.integrations.transformers.shape import count_experts, shape_of
+from headgate.integrations.transformers.recorded_shape import count_experts, count_shared_experts, shape_of
 from headgate.integrations.transformers.sites import Site, find_sites
 from headgate.integrations.transformers.wires import Choice, find_router, find_selection_bias, wire_of
 from headgate.nn.tape import is_compiled, is_recomputing
-from headgate.observe.shape import ModelShape
+from headgate.observe.shape import RecordedShape
 from headgate.observe.trace import Phase
 
 
@@ -73,6 +73,7 @@ class LayerTape:
         layer_index: the decoder (or encoder) layer.
         router_path: module path of the router, or None.
         num_experts: E.
+        num_shared: experts that every token gets besides; None where it is not known.
         selection_bias: [E], what the router adds to what it ranks, or None.
         decisions: one per forward pass that reached the layer.
     """
@@ -82,6 +83,7 @@ class LayerTape:
     layer_index: int
     router_path: str | None
     num_experts: int
+    num_shared: int | None
     selection_bias: Float[Tensor, " E"] | None
     decisions: list[Decision] = field(default_factory=list)
 
@@ -100,7 +102,7 @@ class Tape(Mapping[str, list[Decision]]):
     layers: Mapping[str, LayerTape]
     passes: list[ForwardPass]
     config: Any
-    shape: ModelShape | None
+    shape: RecordedShape | None
 
     def __getitem__(self, path: str) -> list[Decision]:
         return self.layers[path].decisions
@@ -175,6 +177,7 @@ def _new_layer(model: nn.Module, site: Site) -> LayerTape:
         layer_index=site.layer_index,
         router_path=None if router is None else router[0],
         num_experts=count_experts(site),
+        num_shared=count_shared_experts(model, site),
         selection_bias=None if bias is None else bias.clone(),
     )
 

@@ -41,15 +41,16 @@ class Wire:
     Attributes:
         at_router: the decision is in what the router returns; else in what the site's module is called with.
         read: the decision, from (the site's module, values).
-        write: the values with another decision in them, from (the site's module, values, choice); None where what
-            is seen can't carry another decision.
+        write: the values with another decision in them, from (the site's module, values, choice).
         logits: the router's logits, from what it returns; None where it shows none.
+        forward: stands in for the forward of the site's module where that can't take what `write` gives.
     """
 
     read: Callable[[Any, Any], Choice]
-    write: Callable[[Any, Any, Choice], Arguments] | None
+    write: Callable[[Any, Any, Choice], Arguments]
     logits: Callable[[Any], Tensor | None]
     at_router: bool = False
+    forward: Callable[..., Any] | None = None
 
 
 def find_router(model: nn.Module, site: Site) -> tuple[str, nn.Module] | None:
@@ -92,6 +93,15 @@ def find_shared_experts(block: nn.Module) -> dict[str, nn.Module]:
         for name, child in block.named_children()
         if name.startswith("shared") and not name.endswith("gate") and any(p.numel() for p in child.parameters())
     }
+
+
+def shared_experts_of(model: nn.Module, site: Site) -> dict[str, nn.Module]:
+    """As `find_shared_experts`, of a place: in its block, or beside it up to the decoder layer, as Granite has them."""
+    blocks, path = [site.module], site.path
+    while path and not path.rpartition(".")[2].isdecimal():
+        path = path.rpartition(".")[0]
+        blocks.append(model.get_submodule(path))
+    return {name: shared for block in blocks for name, shared in find_shared_experts(block).items()}
 
 
 def _submodule(model: nn.Module, path: str) -> nn.Module | None:
@@ -187,8 +197,13 @@ def _write_vitpose(experts: Any, values: Arguments, choice: Choice) -> Arguments
     return (values[0], per_image.view_as(values[1]))
 
 
-def _read_doge(block: Any, logits: Tensor) -> Choice:
-    """Product keys, as the block computes them: the best K of the sums of two halves' logits."""
+def _read_doge(block: Any, result: Tensor | tuple[Tensor, Choice]) -> Choice:
+    """What `_write_doge` put beside the logits, or else the block's own choice."""
+    return result[1] if isinstance(result, tuple) else _product_keys(block, result)
+
+
+def _product_keys(block: Any, logits: Tensor) -> Choice:
+    """As the block computes them: the best K of the sums of two halves' logits."""
     halves = logits.view(2, logits.shape[0] * logits.shape[1], -1)
     (best_x, best_y), (ids_x, ids_y) = halves.topk(block.num_keys, dim=-1)
     sums = (best_x.unsqueeze(-1) + best_y.unsqueeze(-2)).flatten(1)
@@ -200,6 +215,25 @@ def _read_doge(block: Any, logits: Tensor) -> Choice:
     return Choice(expert_ids=ids.gather(-1, places), combine_weights=weights)
 
 
+def _write_doge(block: Any, logits: Tensor, choice: Choice) -> Arguments:
+    # Beside the logits, since sums of two lists of logits can't name every set of experts.
+    return (logits, choice)
+
+
+def _forward_doge(block: Any, hidden_states: Float[Tensor, "B S D"], **kwargs: Any) -> tuple[Tensor, Tensor]:
+    """The block's own forward, operation by operation, with the choice that is read from its router."""
+    result = block.router_gate(hidden_states)
+    choice = _read_doge(block, result)
+    num_tokens = len(choice.expert_ids)
+    logits = (result[0] if isinstance(result, tuple) else result).view(2, num_tokens, -1)
+    down, up = block.down_embed(choice.expert_ids), block.up_embed(choice.expert_ids)
+    hidden = torch.matmul(down, hidden_states.view(num_tokens, -1, 1)).view(num_tokens, -1)
+    hidden = block.act_fn(hidden) * choice.combine_weights
+    routed = torch.matmul(hidden.view(num_tokens, 1, -1), up).view_as(hidden_states)
+    dense = block.down_proj(block.act_fn(block.gate_proj(hidden_states)) * block.up_proj(hidden_states))
+    return dense + routed, logits
+
+
 def _one_hot(ids: Int[Tensor, " T"], num_experts: int) -> Tensor:
     """[T, E] int64, a row of zeros for no expert."""
     return (ids[:, None] == torch.arange(num_experts, device=ids.device)).long()
@@ -209,7 +243,7 @@ _EXPERTS = Wire(read=_read_experts, write=_write_experts, logits=_first)
 _JETMOE = Wire(read=_read_jetmoe, write=_write_jetmoe, logits=_item(4), at_router=True)
 _WIRES: Mapping[str, Wire] = MappingProxyType(
     {
-        "DogeCDMoE": Wire(read=_read_doge, write=None, logits=_first, at_router=True),
+        "DogeCDMoE": Wire(read=_read_doge, write=_write_doge, logits=_first, at_router=True, forward=_forward_doge),
         "JetMoeMoA": _JETMOE,
         "JetMoeMoE": _JETMOE,
         "Llama4TextMoe": Wire(read=_read_llama4, write=_write_llama4, logits=_item(1), at_router=True),

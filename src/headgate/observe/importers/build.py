@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from headgate.errors import InputError
-from headgate.observe.importers.shape import MAX_SIZE, ModelShape
+from headgate.observe.importers.shape import MAX_SIZE, RouterShape
 from headgate.observe.pieces import count_rows
 from headgate.observe.trace import Phase, RoutingTrace
 
@@ -38,7 +38,7 @@ class RoutedSequence:
 
 
 def build_trace(
-    sequences: Sequence[RoutedSequence], shape: ModelShape, *, path: Path, metadata: Mapping[str, Any]
+    sequences: Sequence[RoutedSequence], shape: RouterShape, *, path: Path, metadata: Mapping[str, Any]
 ) -> RoutingTrace:
     """Make a trace of ids that an engine wrote.
 
@@ -95,7 +95,7 @@ def _signed(ids: NDArray[Any], num_experts: int, path: Path) -> NDArray[np.int64
     return np.where(wide == ones, -1, wide)
 
 
-def _routed_rows(ids: NDArray[np.int64], shape: ModelShape, path: Path) -> dict[int, int]:
+def _routed_rows(ids: NDArray[np.int64], shape: RouterShape, path: Path) -> dict[int, int]:
     """Find which rows are routed layers, and which decoder layer each is: {row: layer}."""
     num_rows = len(ids)
     is_empty = [bool((row == -1).all()) for row in ids]
@@ -138,7 +138,7 @@ def _routed_rows(ids: NDArray[np.int64], shape: ModelShape, path: Path) -> dict[
     return rows
 
 
-def _require_possible(ids: NDArray[np.int64], num_experts: int, shape: ModelShape, path: Path) -> None:
+def _require_possible(ids: NDArray[np.int64], num_experts: int, shape: RouterShape, path: Path) -> None:
     low, high = int(ids.min()), int(ids.max())
     if low < -1 or high >= num_experts:
         raise InputError(

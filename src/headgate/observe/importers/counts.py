@@ -17,7 +17,7 @@ from headgate.observe.container import map_container
 from headgate.observe.importers.build import RoutedSequence, build_counts, build_trace
 from headgate.observe.importers.decode import load_pickled_tensors, read_json, read_number_rows
 from headgate.observe.importers.megatron_counts import Ranks
-from headgate.observe.importers.shape import ModelShape
+from headgate.observe.importers.shape import RouterShape
 from headgate.observe.trace import RoutingTrace
 
 Counted = Literal["all", "first"]
@@ -25,7 +25,7 @@ Counted = Literal["all", "first"]
 _KEY = re.compile(r"(\d{1,9})_(\d{1,6})")
 
 
-def import_tensorrt_llm(folder: Path, shape: ModelShape, *, ranks: Ranks | None = None) -> RoutingTrace:
+def import_tensorrt_llm(folder: Path, shape: RouterShape, *, ranks: Ranks | None = None) -> RoutingTrace:
     """Read the folder that `EXPERT_STATISTIC_PATH` names.
 
     `meta_info.json`, and per rank `rank{r}.safetensors` with counts under `{iteration}_{layer}`, or
@@ -56,7 +56,7 @@ def import_tensorrt_llm(folder: Path, shape: ModelShape, *, ranks: Ranks | None 
         )
     used = files if ranks == "tokens" else files[:1]
     top_k = meta.get("num_experts_per_token")
-    known = ModelShape(
+    known = RouterShape(
         num_experts=meta["num_experts"],
         top_k=top_k if type(top_k) is int else shape.top_k,
         num_layers=shape.num_layers,
@@ -77,7 +77,7 @@ def _entries(file: Path) -> list[tuple[int, int, NDArray[np.int64]]]:
     return sorted(found, key=lambda entry: entry[:2])
 
 
-def _of_counts(files: Sequence[Path], shape: ModelShape) -> RoutingTrace:
+def _of_counts(files: Sequence[Path], shape: RouterShape) -> RoutingTrace:
     num_experts = shape.require("num_experts", "--experts")
     counts: dict[int, NDArray[np.int64]] = defaultdict(lambda: np.zeros(num_experts, np.int64))
     for file in files:
@@ -88,7 +88,7 @@ def _of_counts(files: Sequence[Path], shape: ModelShape) -> RoutingTrace:
     return build_counts(dict(counts), path=files[0], metadata={"engine": "tensorrt-llm"}, top_k=shape.top_k)
 
 
-def _of_raw(files: Sequence[Path], shape: ModelShape) -> RoutingTrace:
+def _of_raw(files: Sequence[Path], shape: RouterShape) -> RoutingTrace:
     sequences, layers = [], None
     for file in files:
         passes: dict[int, dict[int, NDArray[np.int64]]] = defaultdict(dict)
@@ -105,11 +105,11 @@ def _of_raw(files: Sequence[Path], shape: ModelShape) -> RoutingTrace:
             sequences.append(RoutedSequence(ids=np.stack(list(found.values()), axis=1)))
     if layers is None:
         raise InputError(f"{files[0]} holds no iteration; was anything recorded?")
-    named = ModelShape(num_experts=shape.num_experts, top_k=shape.top_k, moe_layers=layers)
+    named = RouterShape(num_experts=shape.num_experts, top_k=shape.top_k, moe_layers=layers)
     return build_trace(sequences, named, path=files[0], metadata={"engine": "tensorrt-llm"})
 
 
-def import_deepspeed(path: Path, shape: ModelShape, *, counted: Counted | None = None) -> RoutingTrace:
+def import_deepspeed(path: Path, shape: RouterShape, *, counted: Counted | None = None) -> RoutingTrace:
     """Read the `exp_counts` that DeepSpeed's `MoE.forward` returns: a `.pt` with a list of tensors [E], one per layer.
 
     Args:
@@ -148,7 +148,7 @@ def import_deepspeed(path: Path, shape: ModelShape, *, counted: Counted | None =
     return build_counts(counts, path=path, metadata=metadata, top_k=1 if counted == "first" else shape.top_k)
 
 
-def import_llama_cpp(path: Path, shape: ModelShape) -> RoutingTrace:
+def import_llama_cpp(path: Path, shape: RouterShape) -> RoutingTrace:
     """Read the CSV of llama.cpp's `moe-trace`: one line `layer,expert` per activation, without tokens.
 
     Args:

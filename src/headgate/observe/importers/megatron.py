@@ -26,13 +26,13 @@ from headgate.observe.files import explain_os_errors
 from headgate.observe.importers.build import RoutedSequence, build_trace
 from headgate.observe.importers.decode import load_pickled_tensors, nested_ids, read_json_lines
 from headgate.observe.importers.megatron_counts import Ranks, holds_counts, import_tokens_per_expert
-from headgate.observe.importers.shape import ModelShape
+from headgate.observe.importers.shape import RouterShape
 from headgate.observe.trace import RoutingTrace
 
 _METADATA = {"engine": "megatron-core"}
 
 
-def import_megatron(paths: Sequence[Path], shape: ModelShape, *, ranks: Ranks | None = None) -> RoutingTrace:
+def import_megatron(paths: Sequence[Path], shape: RouterShape, *, ranks: Ranks | None = None) -> RoutingTrace:
     """Read Megatron-Core's routing.
 
     Args:
@@ -64,7 +64,7 @@ def import_megatron(paths: Sequence[Path], shape: ModelShape, *, ranks: Ranks | 
     return _of_router_traces(paths if ranks == "tokens" else paths[:1], shape)
 
 
-def _of_list(path: Path, shape: ModelShape) -> RoutingTrace:
+def _of_list(path: Path, shape: RouterShape) -> RoutingTrace:
     tensors = load_pickled_tensors(path)
     is_list = isinstance(tensors, list | tuple) and tensors
     if not is_list or not all(isinstance(t, torch.Tensor) and t.dim() == 2 for t in tensors):
@@ -86,7 +86,7 @@ class _LayerRecord:
 Steps = dict[tuple[Path, int], dict[int, _LayerRecord]]
 
 
-def _of_router_traces(paths: Sequence[Path], shape: ModelShape) -> RoutingTrace:
+def _of_router_traces(paths: Sequence[Path], shape: RouterShape) -> RoutingTrace:
     steps: Steps = {}
     for path in paths:
         for record in read_json_lines(path):

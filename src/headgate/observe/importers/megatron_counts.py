@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from headgate.errors import ArtifactError, InputError
 from headgate.observe.importers.build import build_counts
 from headgate.observe.importers.decode import read_json_lines
-from headgate.observe.importers.shape import ModelShape
+from headgate.observe.importers.shape import RouterShape
 from headgate.observe.trace import RoutingTrace
 
 Ranks = Literal["tokens", "same", "experts"]
@@ -38,7 +38,7 @@ def holds_counts(path: Path) -> bool:
     return isinstance(first, dict) and "tpe" in first
 
 
-def import_tokens_per_expert(paths: Sequence[Path], shape: ModelShape, *, ranks: Ranks | None) -> RoutingTrace:
+def import_tokens_per_expert(paths: Sequence[Path], shape: RouterShape, *, ranks: Ranks | None) -> RoutingTrace:
     """Read the counts of one or more ranks.
 
     Args:
@@ -113,7 +113,7 @@ def _join(parts: list[NDArray[np.int64]], ranks: Ranks | None, paths: Sequence[P
     return np.asarray(sum(parts))
 
 
-def _require_all_experts(counts: Counts, shape: ModelShape, paths: Sequence[Path]) -> None:
+def _require_all_experts(counts: Counts, shape: RouterShape, paths: Sequence[Path]) -> None:
     num_experts = shape.require("num_experts", "--experts")
     for layer, rows in counts.items():
         if len(rows) != num_experts:
@@ -123,7 +123,7 @@ def _require_all_experts(counts: Counts, shape: ModelShape, paths: Sequence[Path
             )
 
 
-def _decoder_layers(layers: list[int], shape: ModelShape, path: Path) -> dict[int, int]:
+def _decoder_layers(layers: list[int], shape: RouterShape, path: Path) -> dict[int, int]:
     """The decoder layer of each number in the file, which is that within a rank's own model chunk."""
     known = shape.moe_layers
     if known is None:

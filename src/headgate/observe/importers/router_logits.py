@@ -15,7 +15,7 @@ from torch import Tensor
 from headgate.errors import ArtifactError, InputError
 from headgate.nn.routing import Batch, RouterState, route
 from headgate.observe.importers.decode import load_pickled_tensors
-from headgate.observe.importers.shape import ModelShape
+from headgate.observe.importers.shape import RouterShape
 from headgate.observe.metrics import router_entropy, select_margin
 from headgate.observe.pieces import count_rows
 from headgate.observe.trace import Phase, RoutingTrace
@@ -26,7 +26,7 @@ _SUM_TOLERANCE = 1e-2
 """Rounding each probability to bfloat16 moves their sum by at most 2^-9 of it, 0.002."""
 
 
-def import_router_logits(path: Path, shape: ModelShape, *, router: str | None) -> RoutingTrace:
+def import_router_logits(path: Path, shape: RouterShape, *, router: str | None) -> RoutingTrace:
     """Choose experts from recorded logits, by a family's formula.
 
     Args:
@@ -84,7 +84,7 @@ def _read(path: Path) -> tuple[list[Tensor], dict[str, Any]]:
     return [row.float() for row in logits], given
 
 
-def _spec(router: str | None, num_experts: int, shape: ModelShape) -> RouterSpec:
+def _spec(router: str | None, num_experts: int, shape: RouterShape) -> RouterSpec:
     if router is None:
         raise InputError("router logits do not say how the model chooses from them; name its family by --router")
     if shape.num_experts not in (None, num_experts):

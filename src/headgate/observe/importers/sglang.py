@@ -31,7 +31,7 @@ from headgate.observe.importers.decode import (
     read_json_lines,
     read_number_rows,
 )
-from headgate.observe.importers.shape import ModelShape
+from headgate.observe.importers.shape import RouterShape
 from headgate.observe.importers.vllm import shape_flat
 from headgate.observe.trace import RoutingTrace
 
@@ -42,7 +42,7 @@ _RECORDED_K = 8
 _METADATA = {"engine": "sglang"}
 
 
-def import_sglang(paths: Sequence[Path], shape: ModelShape) -> RoutingTrace:
+def import_sglang(paths: Sequence[Path], shape: RouterShape) -> RoutingTrace:
     """Read SGLang's routing.
 
     Args:
@@ -65,7 +65,7 @@ def import_sglang(paths: Sequence[Path], shape: ModelShape) -> RoutingTrace:
     )
 
 
-def _import_responses(paths: Sequence[Path], shape: ModelShape) -> RoutingTrace:
+def _import_responses(paths: Sequence[Path], shape: RouterShape) -> RoutingTrace:
     sequences, ignored = [], set()
     for path in paths:
         found = list(read_json_lines(path)) if path.suffix == ".jsonl" else [read_json(path)]
@@ -90,7 +90,7 @@ def _holder(response: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def _of_response(response: dict[str, Any], shape: ModelShape, path: Path) -> RoutedSequence | None:
+def _of_response(response: dict[str, Any], shape: RouterShape, path: Path) -> RoutedSequence | None:
     holder = _holder(response)
     text = holder.get("routed_experts")
     if text is None:
@@ -117,7 +117,7 @@ def _of_response(response: dict[str, Any], shape: ModelShape, path: Path) -> Rou
     )
 
 
-def read_count_csv(paths: Sequence[Path], shape: ModelShape) -> dict[int, NDArray[np.int64]]:
+def read_count_csv(paths: Sequence[Path], shape: RouterShape) -> dict[int, NDArray[np.int64]]:
     """Add up CSV files of `layer_id,expert_id,count`, one per rank.
 
     Raises:
@@ -134,7 +134,7 @@ def read_count_csv(paths: Sequence[Path], shape: ModelShape) -> dict[int, NDArra
     return dict(counts)
 
 
-def _import_recorder(paths: Sequence[Path], shape: ModelShape) -> RoutingTrace:
+def _import_recorder(paths: Sequence[Path], shape: RouterShape) -> RoutingTrace:
     dumps = [load_pickled_tensors(path) for path in paths]
     for path, dump in zip(paths, dumps, strict=True):
         if not isinstance(dump, dict) or not ({"logical_count", "records"} & set(dump)):
@@ -163,7 +163,7 @@ def _array(value: Any, ndim: int, name: str, path: Path) -> NDArray[np.int64]:
     return np.asarray(array, dtype=np.int64)
 
 
-def _of_stat(paths: Sequence[Path], dumps: Sequence[dict[str, Any]], shape: ModelShape) -> RoutingTrace:
+def _of_stat(paths: Sequence[Path], dumps: Sequence[dict[str, Any]], shape: RouterShape) -> RoutingTrace:
     if len(paths) > 1:
         raise InputError(
             f"files (={len(paths)}) of mode stat are summed over the ranks already, and several would count twice; "
@@ -173,7 +173,7 @@ def _of_stat(paths: Sequence[Path], dumps: Sequence[dict[str, Any]], shape: Mode
     return build_counts(_busy_layers(total, shape), path=paths[0], metadata=_METADATA, top_k=shape.top_k)
 
 
-def _busy_layers(total: NDArray[np.int64], shape: ModelShape) -> dict[int, NDArray[np.int64]]:
+def _busy_layers(total: NDArray[np.int64], shape: RouterShape) -> dict[int, NDArray[np.int64]]:
     """Leave out dense layers, of which the recorder keeps empty rows."""
     layers = range(len(total)) if shape.moe_layers is None else [n for n in shape.moe_layers if n < len(total)]
     return {layer: total[layer] for layer in layers if shape.moe_layers is not None or total[layer].any()}
@@ -186,7 +186,7 @@ def _logical_map(dump: dict[str, Any], path: Path) -> NDArray[np.int64]:
 
 
 def _of_passes(
-    paths: Sequence[Path], records: Sequence[tuple[Path, dict[str, Any], dict[str, Any]]], shape: ModelShape
+    paths: Sequence[Path], records: Sequence[tuple[Path, dict[str, Any], dict[str, Any]]], shape: RouterShape
 ) -> RoutingTrace:
     """Sum the counts of all passes and ranks: each rank holds its own tokens."""
     num_experts = shape.require("num_experts", "--experts")
@@ -214,7 +214,7 @@ def _require_map(to_logical: NDArray[np.int64], shape: tuple[int, ...], num_expe
 
 
 def _of_tokens(
-    paths: Sequence[Path], records: Sequence[tuple[Path, dict[str, Any], dict[str, Any]]], shape: ModelShape
+    paths: Sequence[Path], records: Sequence[tuple[Path, dict[str, Any], dict[str, Any]]], shape: RouterShape
 ) -> RoutingTrace:
     top_k = shape.require("top_k", "--top-k")
     if top_k > _RECORDED_K:

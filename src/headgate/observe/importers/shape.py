@@ -19,7 +19,7 @@ MAX_SIZE = 65535
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelShape:
+class RouterShape:
     """The model that a routing belongs to. None = not known.
 
     Attributes:
@@ -59,7 +59,7 @@ class ModelShape:
         return value
 
 
-def shape_of_config(path: Path) -> ModelShape:
+def shape_of_config(path: Path) -> RouterShape:
     """Read the shape from a `config.json`.
 
     Which layers have experts follows from `first_k_dense_replace` and `moe_layer_freq` (DeepSeek), or
@@ -79,7 +79,7 @@ def shape_of_config(path: Path) -> ModelShape:
     if num_experts is None:
         raise InputError(f"{path} has none of {', '.join(_EXPERTS)}; give a Mixture-of-Experts model's config")
     # The sizes are checked before anything is made of them.
-    shape = ModelShape(
+    shape = RouterShape(
         num_experts=num_experts, top_k=_first_int(values, _TOP_K), num_layers=_int(values, "num_hidden_layers")
     )
     return shape if shape.num_layers is None else replace(shape, moe_layers=_moe_layers(values, shape.num_layers))

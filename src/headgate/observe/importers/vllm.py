@@ -26,13 +26,13 @@ from headgate.errors import ArtifactError, InputError
 from headgate.observe.files import explain_os_errors
 from headgate.observe.importers.build import RoutedSequence, build_trace
 from headgate.observe.importers.decode import decode_base64, nested_ids, parse_npy, read_json, read_json_lines
-from headgate.observe.importers.shape import ModelShape
+from headgate.observe.importers.shape import RouterShape
 from headgate.observe.trace import RoutingTrace
 
 RAW_DTYPES = ("uint8", "uint16", "int16", "int32")
 
 
-def import_vllm(paths: Sequence[Path], shape: ModelShape, *, raw_dtype: str | None = None) -> RoutingTrace:
+def import_vllm(paths: Sequence[Path], shape: RouterShape, *, raw_dtype: str | None = None) -> RoutingTrace:
     """Read vLLM's routing.
 
     Args:
@@ -50,7 +50,7 @@ def import_vllm(paths: Sequence[Path], shape: ModelShape, *, raw_dtype: str | No
     return build_trace(sequences, shape, path=paths[0], metadata={"engine": "vllm"})
 
 
-def _read(path: Path, shape: ModelShape, raw_dtype: str | None) -> list[RoutedSequence]:
+def _read(path: Path, shape: RouterShape, raw_dtype: str | None) -> list[RoutedSequence]:
     if path.suffix == ".npy":
         with explain_os_errors("read", path):
             return [RoutedSequence(ids=_three_axes(parse_npy(path.read_bytes(), path), path))]
@@ -69,7 +69,7 @@ def _three_axes(ids: NDArray[Any], path: Path) -> NDArray[Any]:
     return ids
 
 
-def _read_raw(path: Path, shape: ModelShape, raw_dtype: str | None) -> NDArray[Any]:
+def _read_raw(path: Path, shape: RouterShape, raw_dtype: str | None) -> NDArray[Any]:
     if raw_dtype not in RAW_DTYPES:
         raise InputError(
             f"raw_dtype (={raw_dtype}) must be one of {', '.join(RAW_DTYPES)}: {path} does not say; give --dtype"
@@ -81,7 +81,7 @@ def _read_raw(path: Path, shape: ModelShape, raw_dtype: str | None) -> NDArray[A
     return shape_flat(flat, shape, path, len(content))
 
 
-def shape_flat(flat: NDArray[Any], shape: ModelShape, path: Path, num_bytes: int) -> NDArray[Any]:
+def shape_flat(flat: NDArray[Any], shape: RouterShape, path: Path, num_bytes: int) -> NDArray[Any]:
     """Give flat ids the shape [tokens, layers, k] that only the model's config knows.
 
     Raises:

@@ -10,7 +10,7 @@ import torch
 from headgate.flow import NO_EXPERT
 from headgate.observe.align import TraceSource
 from headgate.observe.noted import NotedLayer
-from headgate.observe.shape import ModelShape
+from headgate.observe.shape import RecordedShape
 from headgate.observe.trace import RoutingTrace
 
 _WINDOWS = (1, 8, 64, 512)
@@ -25,7 +25,7 @@ def size_entry(trace: TraceSource, part: RoutingTrace, layers: Sequence[NotedLay
         part: the tokens of the page.
         layers: of the trace, as noted.
     """
-    shape = ModelShape.from_metadata(trace.metadata)
+    shape = RecordedShape.from_metadata(trace.metadata)
     dtype = None if shape is None else getattr(torch, str(shape.dtype), None)
     if shape is None or not isinstance(dtype, torch.dtype):
         return None
@@ -73,7 +73,7 @@ def _touched_by_all(trace: TraceSource, layers: Sequence[NotedLayer]) -> int:
     return sum(int((trace.counts[row, : layer.num_experts] > 0).sum()) for row, layer in enumerate(layers))
 
 
-def _sentence(shape: ModelShape, active: int, touched: list[tuple[str, float]], num_experts: int) -> str:
+def _sentence(shape: RecordedShape, active: int, touched: list[tuple[str, float]], num_experts: int) -> str:
     said = (
         f"Of {_millions(shape.num_parameters)} parameters {_millions(active)} work on any one token "
         f"({active / shape.num_parameters:.0%}); all of them must be at hand."

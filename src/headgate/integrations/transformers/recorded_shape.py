@@ -9,15 +9,16 @@ from typing import Any
 from torch import nn
 
 from headgate.integrations.transformers.sites import Kind, Site
-from headgate.integrations.transformers.wires import find_shared_experts
-from headgate.observe.shape import ModelShape, count_parameters
+from headgate.integrations.transformers.wires import shared_experts_of
+from headgate.observe.shape import RecordedShape, count_parameters
 
 _WIDTHS = ("hidden_size", "d_model", "n_embd")
+_SHARED = ("n_shared_experts", "num_shared_experts", "moe_num_shared_experts")
 _NOT_EXPERTS = re.compile(r"(router|gate|shared\w*)\.")
 """Children of a block that is called as a whole, and are no routed experts."""
 
 
-def shape_of(model: nn.Module, sites: Sequence[Site]) -> ModelShape | None:
+def shape_of(model: nn.Module, sites: Sequence[Site]) -> RecordedShape | None:
     """Measure a model; None where an expert's weights are packed, so that their numbers count something else.
 
     Args:
@@ -36,7 +37,7 @@ def shape_of(model: nn.Module, sites: Sequence[Site]) -> ModelShape | None:
     routed = sum(parameter.numel() for parameters in experts.values() for parameter in parameters)
     d_model = _first(text, _WIDTHS)
     first = next(iter(experts.values()), [])
-    return ModelShape(
+    return RecordedShape(
         d_model=d_model,
         d_ff=_expert_width(sites[0].module, first, d_model),
         num_layers=_first(text, ("num_hidden_layers", "num_layers")),
@@ -60,6 +61,14 @@ def count_experts(site: Site) -> int:
     return int(found[0])
 
 
+def count_shared_experts(model: nn.Module, site: Site) -> int:
+    """The experts of a place that every token gets: several may lie in one module, and the configuration says so."""
+    shared = shared_experts_of(model, site)
+    config: Any = getattr(model, "config", None)
+    noted = None if config is None else _first(config.get_text_config(), _SHARED)
+    return (noted or len(shared)) if shared else 0
+
+
 def _num_routed(site: Site) -> int:
     """E of a place, of experts that have weights."""
     return int(getattr(site.module, "num_routed_experts", count_experts(site)))
@@ -74,9 +83,7 @@ def _routed_parameters(site: Site) -> list[nn.Parameter]:
 
 
 def _shared_experts(model: nn.Module, sites: Iterable[Site]) -> list[nn.Module]:
-    parents = [model.get_submodule(site.path.rpartition(".")[0]) for site in sites]
-    blocks = {id(block): block for block in (*parents, *(site.module for site in sites))}
-    return [shared for block in blocks.values() for shared in find_shared_experts(block).values()]
+    return [shared for site in sites for shared in shared_experts_of(model, site).values()]
 
 
 def _expert_width(experts: Any, parameters: Sequence[nn.Parameter], d_model: int | None) -> int | None:
