@@ -146,6 +146,13 @@ def test_the_size_is_that_of_the_recorded_model():
     assert size["touched"][-1][0] == "all 60 tokens"
 
 
+def test_the_size_in_words_has_no_decimal_where_a_mean_is_whole():
+    said = read(recorded())["traces"][0]["size"]["sentence"]
+    # Experts of 3 x 16 x 8 parameters, 2 of 8 active, and a router of 16 x 8.
+    assert "(28 %); all of them" in said
+    assert "one token touched 2 of 8 experts" in said
+
+
 def test_without_a_shape_there_is_no_size():
     assert read(named_trace())["traces"][0]["size"] is None
 
