@@ -252,3 +252,13 @@ def test_the_header_is_json_without_arrays_of_lists():
     header = payload[4 : 4 + int.from_bytes(payload[:4], "little")]
     assert len(header) < 20_000
     assert math.isfinite(json.loads(header)["traces"][0]["layers"][0]["cv"])
+
+
+@pytest.mark.parametrize(
+    ("created", "said"), [("2026-11-23T17:43:37+00:00", "ran on 2026-11-23. Every"), ("a Tuesday", "ran on a Tuesday.")]
+)
+def test_the_day_of_the_recording_is_said_and_its_time_noted(created, said):
+    trace = named_trace()
+    entry = read(dataclasses.replace(trace, metadata={**trace.metadata, "created": created}))["traces"][0]
+    assert said in entry["note"]
+    assert ["recorded", created] in entry["provenance"]
