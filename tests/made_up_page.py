@@ -122,6 +122,7 @@ def _norms(rng: np.random.Generator, weights: np.ndarray) -> dict[str, np.ndarra
         "contribution_norms": norms.astype(np.float16),
         "shared_norms": rng.uniform(0.1, 1, weights.shape[:2]).astype(np.float16),
         "output_norms": (norms.sum(-1) * 0.7).astype(np.float16),
+        "sum_error": np.full(weights.shape[:2], 2.0**-22, np.float32),
     }
 
 

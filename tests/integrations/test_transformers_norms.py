@@ -63,6 +63,10 @@ def test_shared_and_output_norms_are_those_of_the_block():
         shared = block.shared_expert_gate(x).sigmoid() * block.shared_expert(x)
     torch.testing.assert_close(trace.output_norms[1].float(), y.norm(dim=1), rtol=2**-10, atol=1e-6)
     torch.testing.assert_close(trace.shared_norms[1].float(), shared.norm(dim=1), rtol=2**-10, atol=1e-6)
+    # Two roundings in float32 for each part: the slots', the shared experts' and their gate's.
+    parts = trace.contribution_norms[1].float().sum(1) + trace.shared_norms[1].float()
+    error = trace.sum_error[1] * trace.output_norms[1].float()
+    assert (error <= 2 * (trace.topk_ids.shape[2] + 2) * torch.finfo(torch.float32).eps * parts).all()
 
 
 def test_what_does_not_add_up_is_unknown_and_the_rest_is_known():
@@ -70,7 +74,9 @@ def test_what_does_not_add_up_is_unknown_and_the_rest_is_known():
     trace, _ = record(zoo.build("axk1"))
     assert trace.shared_norms.isnan().all()
     assert trace.output_norms.isfinite().all()
+    assert (trace.sum_error > 0.01).all()
     trace, _ = record(zoo.build("gemma4"))
+    assert trace.sum_error.isnan().all()
     assert trace.output_norms.isnan().all()
     assert trace.contribution_norms.isfinite().all()
 

@@ -5,6 +5,7 @@ import torch
 
 import headgate
 from headgate.nn import measure_norms
+from headgate.nn.norms import sum_error
 from headgate.observe.reader import load_trace, open_trace
 from headgate.observe.shape import RecordedShape, shape_of
 from headgate.observe.trace import decode_metadata, encode_metadata
@@ -43,6 +44,10 @@ def test_norms_are_those_of_each_expert_by_itself(name):
             assert found == pytest.approx(wanted, rel=8 * HALF, abs=1e-6), (token, slot, expert)
     shared = 0.0 * y[:, 0] if layer.shared_expert is None else layer.shared_expert(x).norm(dim=1)
     torch.testing.assert_close(trace.shared_norms[0].float(), shared.detach(), rtol=2 * HALF, atol=1e-6)
+    # Each part is rounded when weighted and when added, the output once more; all in float32, the norms in half.
+    scale = trace.contribution_norms[0].float().sum(1) + trace.shared_norms[0].float()
+    error = trace.sum_error[0] * trace.output_norms[0].float()
+    assert (error <= 2 * (trace.topk_ids.shape[2] + 2) * torch.finfo(torch.float32).eps * scale).all()
 
 
 def one_expert(layer, x, expert, weight):
@@ -60,6 +65,20 @@ def one_expert(layer, x, expert, weight):
     else:
         hidden = (experts.up_proj[expert] @ x).relu()
     return ((1.0 if is_on_input else weight) * (experts.down_proj[expert] @ hidden)).norm().item()
+
+
+def test_an_output_that_is_not_the_sum_of_its_parts_is_told_by_how_much():
+    layer, x = make_layer("deepseek_v3"), torch.randn(T, D)
+    with layer.register_forward_hook(lambda module, args, y: y * 2.0), measure_norms(layer) as norms:
+        layer(x)
+    torch.testing.assert_close(norms[""][0].sum_error, torch.full((T,), 0.5))
+
+
+def test_the_error_of_a_sum_of_nothing():
+    y = torch.tensor([[0.0, 0.0], [0.0, 0.0], [3.0, 4.0], [float("nan"), 0.0]])
+    parts = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 0.0], [0.0, 0.0]]).double()
+    found = sum_error(y, parts)
+    torch.testing.assert_close(found, torch.tensor([0.0, float("inf"), 1.0, float("nan")]), equal_nan=True)
 
 
 def test_measuring_changes_nothing_and_leaves_no_hook():
@@ -90,22 +109,32 @@ def test_layers_that_were_not_measured_are_unknown_and_the_file_keeps_it(tmp_pat
         layers[1](layers[0](torch.randn(T, D)))
     trace = headgate.trace_of(layers, tape, token_ids=torch.arange(T), norms={"1": norms[""]}, with_logits=True)
     assert trace.contribution_norms[0].isnan().all()
+    assert trace.sum_error[0].isnan().all()
     assert trace.output_norms[1].isfinite().all()
     headgate.save_trace(tmp_path / "a.safetensors", trace)
     loaded = load_trace(tmp_path / "a.safetensors")
     assert torch.equal(loaded.contribution_norms[1], trace.contribution_norms[1])
+    assert torch.equal(loaded.sum_error[1], trace.sum_error[1])
     assert torch.equal(loaded.router_logits[0], tape["0"][0].logits.half())
     assert validate_trace(open_trace(tmp_path / "a.safetensors")) == []
-    assert len(list(open_trace(tmp_path / "a.safetensors").chunks(chunk_bytes=2 * (2 * (8 + 2 + 2 + 1) + 8 + 12)))) == T
+    assert (
+        len(list(open_trace(tmp_path / "a.safetensors").chunks(chunk_bytes=2 * (2 * (8 + 2 + 2 + 1 + 2) + 8 + 12))))
+        == T
+    )
 
 
 def test_a_norm_that_breaks_the_format_is_found(tmp_path):
     trace, _ = record(make_layer("mixtral"), torch.randn(T, D))
     trace.contribution_norms[0, 3, 1] = -1.0
     trace.output_norms[0, 2] = -1.0
+    trace.sum_error[0, 1] = -1.0
     headgate.save_trace(tmp_path / "a.safetensors", trace)
     found = {one.rule: one.where for one in validate_trace(open_trace(tmp_path / "a.safetensors"))}
-    assert found == {"contribution_norms": "layer 0, token 3", "output_norms": "layer 0, token 2"}
+    assert found == {
+        "contribution_norms": "layer 0, token 3",
+        "output_norms": "layer 0, token 2",
+        "sum_error": "layer 0, token 1",
+    }
 
 
 def test_norms_of_other_passes_are_refused():

@@ -128,6 +128,7 @@ def test_combine(page, trace, place):
     assert f"The weights add up to {arrays['topk_weights'][layer, token].astype(float).sum():.3f}." in words
     total = arrays["contribution_norms"][layer, token].astype(float).sum() + arrays["shared_norms"][layer, token]
     assert f"add up to {total:.3f}; the output’s length is {arrays['output_norms'][layer, token]:.3f}" in words
+    assert "their sum matches the output to one part in 4.19 million." in words
 
 
 def test_another_token_and_another_layer(page, trace):

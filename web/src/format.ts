@@ -44,8 +44,8 @@ export function formatBytes(bytes: number): string {
   return formatScaled(bytes, UNITS);
 }
 
-/** A number of parameters: "46.7 billion". */
-export function formatParameters(count: number): string {
+/** A large number, in three digits: "46.7 billion". */
+export function formatCountInWords(count: number): string {
   return formatScaled(count, ["", "thousand", "million", "billion", "trillion"]).trim();
 }
 

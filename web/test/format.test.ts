@@ -1,10 +1,10 @@
 import { expect, test } from "vitest";
 import {
   formatBytes,
+  formatCountInWords,
   formatList,
   formatMean,
   formatNumberOf,
-  formatParameters,
   formatPercent,
   formatScore,
   formatTimes,
@@ -35,7 +35,7 @@ test("scores keep three decimals, or powers of ten where those show nothing", ()
 
 test("units", () => {
   expect([999, 1_530_000_000, 2_000_000].map(formatBytes)).toEqual(["999 bytes", "1.53 GB", "2 MB"]);
-  expect([46_700_000_000, 12].map(formatParameters)).toEqual(["46.7 billion", "12"]);
+  expect([46_700_000_000, 12].map(formatCountInWords)).toEqual(["46.7 billion", "12"]);
   expect(formatTimes(2.306)).toBe("2.31 ×");
   expect([2, 1234.56].map(formatMean)).toEqual(["2", "1,234.6"]);
 });

@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import { gatherFacts } from "../src/walk/facts";
-import { sayDropped, sayMargin, sayNorms, sayStep, sayWeights } from "../src/walk/steps";
+import { sayDropped, sayMargin, sayNorms, sayStep, saySum, sayWeights } from "../src/walk/steps";
 import { chooseColumns, lightWindows } from "../src/walk/windows";
 import { LAYER, makeTrace } from "./made-up";
 
@@ -64,6 +64,17 @@ test("norms: a sum longer than its parts is called out", () => {
   expect(sayNorms({ ...facts, choices, outputNorm: 2.5 })).toContain("something that was not recorded");
   expect(sayNorms({ ...facts, choices, sharedNorm: 1, outputNorm: 2.5 })).toContain("as it must be");
   expect(sayNorms(facts)).toBeNull();
+});
+
+test("the sum: exact, to rounding, off, or not recorded", () => {
+  const say = (sumError: number | null, outputNorm: number | null = 2) => saySum({ ...facts, sumError, outputNorm });
+  expect(say(0)).toContain("is the output exactly.");
+  expect(say(2 ** -23)).toContain("matches the output to one part in 8.39 million.");
+  expect(say(2 ** -5)).toContain("matches the output to one part in 32.");
+  expect(say(0.35)).toContain("differs from the output by 35 % of its length, so something that is not shown");
+  expect(say(Number.POSITIVE_INFINITY, 0)).toContain("differs from the output by all there is");
+  expect(say(null)).toContain("Only lengths were recorded");
+  expect(say(null, null)).toBeNull();
 });
 
 test("weights are summed where they were recorded", () => {

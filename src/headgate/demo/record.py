@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import torch
@@ -86,5 +87,6 @@ def _metadata(model: nn.Module, token_ids: Tensor, tokenizer: Tokenizer, config:
         "headgate": importlib.metadata.version("headgate"),
         "torch": torch.__version__,
         "device": config.training.device,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
         **describe_shape(model, **sizes),
     }

@@ -26,11 +26,13 @@ class PassNorms:
             where a slot has no row.
         shared: [T] float32, of the shared experts' output; 0 in a layer without.
         output: [T] float32, of what the layer returned.
+        sum_error: [T] float32, of `output - sum of the parts`, over that of the output; see `sum_error`.
     """
 
     contributions: Float[Tensor, "A B"]
     shared: Float[Tensor, " T"]
     output: Float[Tensor, " T"]
+    sum_error: Float[Tensor, " T"]
 
 
 Norms = dict[str, list[PassNorms]]
@@ -75,16 +77,24 @@ def _measured(layer: MoE, record: list[PassNorms]) -> Iterator[None]:
 
     def see_experts(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not is_recomputing():
-            found["contributions"] = _measure_slots(module, *args)
+            found["contributions"], found["parts"] = _measure_slots(module, *args)
 
     def see_shared(module: nn.Module, args: Any, y: Tensor) -> None:
-        found["shared"] = norm_of(y)
+        found["shared"] = y.detach()
 
     def see_layer(module: nn.Module, args: Any, y: Tensor) -> None:
         if not is_recomputing():
-            output = norm_of(y).flatten()
-            shared = found.get("shared", torch.zeros_like(output))
-            record.append(PassNorms(contributions=found["contributions"], shared=shared, output=output))
+            parts = found["parts"]
+            y = y.detach().reshape(parts.shape)
+            shared = found.get("shared", torch.zeros_like(y)).reshape(parts.shape)
+            record.append(
+                PassNorms(
+                    contributions=found["contributions"],
+                    shared=norm_of(shared),
+                    output=norm_of(y),
+                    sum_error=sum_error(y, parts + shared),
+                )
+            )
 
     handles: list[Any] = [
         layer.experts.register_forward_pre_hook(see_experts, with_kwargs=True),
@@ -102,11 +112,13 @@ def _measured(layer: MoE, record: list[PassNorms]) -> Iterator[None]:
 @torch.no_grad()
 def _measure_slots(
     experts: nn.Module, x: Float[Tensor, "T D"], plan: DispatchPlan, weights: Float[Tensor, "A B"], *options: Any
-) -> Float[Tensor, "A B"]:
+) -> tuple[Float[Tensor, "A B"], Float[Tensor, "T D"]]:
+    """The norm of each slot's output, and the sum of each token's outputs in float64."""
     # Not called as a module, for this call is none of the model's: no hook may see it.
     y = experts.forward(x[plan.token_of_row], _each_row(plan), weights.flatten()[plan.slot_of_row, None], *options)
     norms = torch.zeros(weights.numel(), device=x.device)
-    return norms.index_copy(0, plan.slot_of_row, norm_of(y)).view_as(weights)
+    total = torch.zeros(x.shape, dtype=torch.float64, device=x.device).index_add(0, plan.token_of_row, y.double())
+    return norms.index_copy(0, plan.slot_of_row, norm_of(y)).view_as(weights), total
 
 
 def _each_row(plan: DispatchPlan) -> DispatchPlan:
@@ -133,3 +145,17 @@ def norm_of(y: Tensor) -> Tensor:
     """The L2 norm over the last axis, in float32."""
     norms: Tensor = torch.linalg.vector_norm(y.detach(), dim=-1, dtype=torch.promote_types(y.dtype, torch.float32))
     return norms.float()
+
+
+def sum_error(y: Float[Tensor, "T D"], parts: Float[Tensor, "T D"]) -> Float[Tensor, " T"]:
+    """How far a layer's output is from the sum of its parts: |y - parts| / |y|; 0 where both are zero.
+
+    Args:
+        y: what the layer returned.
+        parts: float64, the sum of what the experts and the shared experts returned.
+
+    Returns:
+        [T] float32; infinite where the output is zero and its parts' sum is not.
+    """
+    error = norm_of(y.double() - parts)
+    return torch.where(error == 0, error, error / norm_of(y))

@@ -2,8 +2,8 @@
 
 Columns: `layer`, `token` (from 0, in the whole trace), `sequence`, `position`, `token_id`, `text`, `phase`,
 `forward_id`, `expert_ids`, `combine_weights`, `is_dropped` and `contribution_norms` (lists of K), `select_margin`,
-`router_entropy`, `shared_norms`, `output_norms`; those that the trace records. A trace of counts alone has the columns
-`layer`, `expert` and `count`.
+`router_entropy`, `shared_norms`, `output_norms`, `sum_error`; those that the trace records. A trace of counts alone has
+the columns `layer`, `expert` and `count`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _SLOTS = {
     "is_dropped": "is_dropped",
     "contribution_norms": "contribution_norms",
 }
-_VALUES = ("select_margin", "router_entropy", "shared_norms", "output_norms")
+_VALUES = ("select_margin", "router_entropy", "shared_norms", "output_norms", "sum_error")
 
 
 def to_arrow(trace: RoutingTrace | TraceFile) -> pyarrow.Table:

@@ -20,7 +20,7 @@ from headgate.observe.writer import SHARD_BYTES, TraceWriter
 MergeBy = Literal["tokens", "layers"]
 
 _SHARED_TENSORS = ("seq_offsets", "token_ids", "position", "phase", "forward_id")
-_TOKEN_VALUES = ("select_margin", "router_entropy", "shared_norms", "output_norms")
+_TOKEN_VALUES = ("select_margin", "router_entropy", "shared_norms", "output_norms", "sum_error")
 _LAYER_TENSORS = (
     "topk_ids",
     "layer_index",

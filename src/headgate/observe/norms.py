@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def norm_arrays(
     layers: Sequence[RecordedLayer], expert_ids: Sequence[Int[Tensor, "T _"]], num_slots: int
 ) -> dict[str, Tensor]:
-    """Make `contribution_norms`, `shared_norms` and `output_norms`; NaN in layers that were not measured.
+    """Make the arrays of norms and `sum_error`; NaN in layers that were not measured.
 
     Args:
         layers: of the trace.
@@ -36,20 +36,21 @@ def norm_arrays(
     if all(layer.norms is None for layer in layers):
         return {}
     rows = [_layer_norms(layer, ids) for layer, ids in zip(layers, expert_ids, strict=True)]
-    contributions, shared, outputs = zip(*rows, strict=True)
+    contributions, shared, outputs, errors = zip(*rows, strict=True)
     return {
         "contribution_norms": torch.stack([pad(row, (0, num_slots - row.shape[1])) for row in contributions]).half(),
         "shared_norms": torch.stack(shared).half(),
         "output_norms": torch.stack(outputs).half(),
+        "sum_error": torch.stack(errors),
     }
 
 
 def _layer_norms(
     layer: RecordedLayer, ids: Int[Tensor, "T K"]
-) -> tuple[Float[Tensor, "T K"], Float[Tensor, " T"], Float[Tensor, " T"]]:
+) -> tuple[Float[Tensor, "T K"], Float[Tensor, " T"], Float[Tensor, " T"], Float[Tensor, " T"]]:
     if layer.norms is None:
         unknown = torch.full(ids.shape, float("nan"))
-        return unknown.masked_fill(ids == NO_EXPERT, 0.0), unknown[:, 0], unknown[:, 0]
+        return unknown.masked_fill(ids == NO_EXPERT, 0.0), unknown[:, 0], unknown[:, 0], unknown[:, 0]
     if len(layer.norms) != len(layer.routings):
         raise InputError(
             f"norms of {layer.path or 'the layer'} (={len(layer.norms)} passes) must be of the passes that the tap saw "
@@ -60,8 +61,10 @@ def _layer_norms(
         _in_order(routing, norms.contributions.cpu(), part)
         for routing, norms, part in zip(layer.routings, layer.norms, passes, strict=True)
     ]
-    shared, outputs = (torch.cat([getattr(one, name) for one in layer.norms]).cpu() for name in ("shared", "output"))
-    return torch.cat(contributions), shared, outputs
+    shared, outputs, errors = (
+        torch.cat([getattr(one, name) for one in layer.norms]).cpu() for name in ("shared", "output", "sum_error")
+    )
+    return torch.cat(contributions), shared, outputs, errors
 
 
 def _in_order(routing: Routing, norms: Float[Tensor, "A B"], ids: Int[Tensor, "T K"]) -> Float[Tensor, "T K"]:

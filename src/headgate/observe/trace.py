@@ -74,6 +74,7 @@ ARRAYS: Mapping[str, ArrayRule] = {
     "contribution_norms": ArrayRule(dtypes=("float16",), axes=("L", "T", "K")),
     "shared_norms": ArrayRule(dtypes=("float16",), axes=("L", "T")),
     "output_norms": ArrayRule(dtypes=("float16",), axes=("L", "T")),
+    "sum_error": ArrayRule(dtypes=("float32",), axes=("L", "T")),
 }
 """Every array that the format names."""
 
@@ -103,6 +104,7 @@ class RoutingTrace:
         contribution_norms: [L, T, K] float16, L2 norm of what each choice adds to the token, weight included.
         shared_norms: [L, T] float16, L2 norm of what the shared experts add.
         output_norms: [L, T] float16, L2 norm of what the layer returns.
+        sum_error: [L, T] float32, L2 norm of that less the sum of its parts, over `output_norms`.
     """
 
     topk_ids: Int[Tensor, "L T K"]
@@ -123,6 +125,7 @@ class RoutingTrace:
     contribution_norms: Float[Tensor, "L T K"] | None = None
     shared_norms: Float[Tensor, "L T"] | None = None
     output_norms: Float[Tensor, "L T"] | None = None
+    sum_error: Float[Tensor, "L T"] | None = None
 
     @property
     def num_tokens(self) -> int:

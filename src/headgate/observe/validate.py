@@ -94,7 +94,7 @@ def _chunk_rules(chunk: RoutingTrace) -> list[tuple[str, Tensor, str]]:
         rules.append(("dropped", wrong, "only a choice can be dropped"))
     if chunk.phase is not None:
         rules.append(("phase", chunk.phase > max(Phase), "a phase is 0, 1, 2 or 3"))
-    for name in ("position", "forward_id", "shared_norms", "output_norms"):
+    for name in ("position", "forward_id", "shared_norms", "output_norms", "sum_error"):
         value = getattr(chunk, name)
         if value is not None:
             rules.append((name, value < 0, f"{name} is not negative"))

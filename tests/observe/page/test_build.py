@@ -146,6 +146,13 @@ def test_the_size_is_that_of_the_recorded_model():
     assert size["touched"][-1][0] == "all 60 tokens"
 
 
+def test_the_size_in_words_has_no_decimal_where_a_mean_is_whole():
+    said = read(recorded())["traces"][0]["size"]["sentence"]
+    # Experts of 3 x 16 x 8 parameters, 2 of 8 active, and a router of 16 x 8.
+    assert "(28 %); all of them" in said
+    assert "one token touched 2 of 8 experts" in said
+
+
 def test_without_a_shape_there_is_no_size():
     assert read(named_trace())["traces"][0]["size"] is None
 
@@ -245,3 +252,13 @@ def test_the_header_is_json_without_arrays_of_lists():
     header = payload[4 : 4 + int.from_bytes(payload[:4], "little")]
     assert len(header) < 20_000
     assert math.isfinite(json.loads(header)["traces"][0]["layers"][0]["cv"])
+
+
+@pytest.mark.parametrize(
+    ("created", "said"), [("2026-11-23T17:43:37+00:00", "ran on 2026-11-23. Every"), ("a Tuesday", "ran on a Tuesday.")]
+)
+def test_the_day_of_the_recording_is_said_and_its_time_noted(created, said):
+    trace = named_trace()
+    entry = read(dataclasses.replace(trace, metadata={**trace.metadata, "created": created}))["traces"][0]
+    assert said in entry["note"]
+    assert ["recorded", created] in entry["provenance"]

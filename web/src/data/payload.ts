@@ -78,6 +78,7 @@ export const ARRAY_NAMES = [
   "contribution_norms",
   "shared_norms",
   "output_norms",
+  "sum_error",
   "pass_ids",
   "pass_ratio",
   "top_tokens",

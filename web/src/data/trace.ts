@@ -73,7 +73,7 @@ export class Trace {
 
   /** A value of an array [L, T]. */
   ofLayer(
-    name: "select_margin" | "router_entropy" | "shared_norms" | "output_norms",
+    name: "select_margin" | "router_entropy" | "shared_norms" | "output_norms" | "sum_error",
     l: number,
     token: number,
   ): number | null {

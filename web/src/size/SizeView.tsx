@@ -1,5 +1,5 @@
 import type { Size } from "../data/payload";
-import { formatBytes, formatCount, formatMean, formatParameters, formatPercent } from "../format";
+import { formatBytes, formatCount, formatCountInWords, formatMean, formatPercent } from "../format";
 
 /** Total against active parameters, and what this trace really touched. */
 export function SizeView({ size }: { size: Size }) {
@@ -26,7 +26,7 @@ export function SizeView({ size }: { size: Size }) {
           {parts.map(({ name, count, kind }) => (
             <li key={name}>
               <i data-kind={kind} />
-              {name}: {formatParameters(count)} ({formatPercent(count / size.total)})
+              {name}: {formatCountInWords(count)} ({formatPercent(count / size.total)})
             </li>
           ))}
         </ul>

@@ -8,7 +8,7 @@ export function VerdictView({ trace }: { trace: Trace }) {
   return (
     <div class="verdict">
       <p class="verdict-sentence">
-        <StatusWord status={verdict.status} /> {verdict.sentence}
+        <StatusWord status={verdict.status} />. {verdict.sentence}
       </p>
       <Figures trace={trace} />
       <details>

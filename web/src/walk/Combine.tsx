@@ -2,13 +2,13 @@ import { sum } from "d3-array";
 import type { Choice, Trace } from "../data/trace";
 import { formatScore } from "../format";
 import type { WalkFacts } from "./facts";
-import { sayNorms, sayWeights } from "./steps";
+import { sayNorms, saySum, sayWeights } from "./steps";
 
 /** Step 6: the weights, and the one vector that leaves. */
 export function Combine({ trace, facts }: { readonly trace: Trace; readonly facts: WalkFacts }) {
   const layer = trace.layer(facts.layer);
   const parts = facts.choices.filter((choice) => !choice.isDropped);
-  const sentences = [sayWeights(facts, layer), sayNorms(facts)].filter((text) => text !== null);
+  const sentences = [sayWeights(facts, layer), sayNorms(facts), saySum(facts)].filter((text) => text !== null);
   const hasNorms = parts.some((choice) => choice.norm !== null);
   return (
     <>
@@ -44,7 +44,11 @@ export function Combine({ trace, facts }: { readonly trace: Trace; readonly fact
       {sentences.map((sentence) => (
         <p key={sentence}>{sentence}</p>
       ))}
-      {!hasNorms && <p class="fine">The lengths of the outputs were not recorded with this trace.</p>}
+      {!hasNorms && (
+        <p class="fine">
+          The lengths of the experts’ outputs were not recorded with this trace: what each added is not shown.
+        </p>
+      )}
     </>
   );
 }

@@ -28,6 +28,8 @@ export interface WalkFacts {
   readonly weightSum: number | null;
   readonly sharedNorm: number | null;
   readonly outputNorm: number | null;
+  /** How far the layer’s output is from the sum of its parts, as a fraction of its length. */
+  readonly sumError: number | null;
 }
 
 export function gatherFacts(trace: Trace, l: number, token: number): WalkFacts {
@@ -60,6 +62,7 @@ export function gatherFacts(trace: Trace, l: number, token: number): WalkFacts {
     weightSum: isWeighted && choices.length ? sum(choices, (choice) => choice.weight ?? 0) : null,
     sharedNorm: trace.ofLayer("shared_norms", l, token),
     outputNorm: trace.ofLayer("output_norms", l, token),
+    sumError: trace.ofLayer("sum_error", l, token),
   };
 }
 

@@ -1,7 +1,15 @@
 /** The words of the six steps. One plain sentence each, for somebody who has never heard of any of this. */
 
 import type { Layer } from "../data/payload";
-import { formatCount, formatList, formatNumberOf, formatPercent, formatScore, formatTimes } from "../format";
+import {
+  formatCount,
+  formatCountInWords,
+  formatList,
+  formatNumberOf,
+  formatPercent,
+  formatScore,
+  formatTimes,
+} from "../format";
 import type { WalkFacts } from "./facts";
 
 export const STEPS = ["Token in", "Router scores", "Pick top-k", "Experts run", "In parallel", "Combine"] as const;
@@ -69,6 +77,22 @@ export function sayNorms(facts: WalkFacts): string | null {
     ? "no longer than that, as it must be, and shorter the more the parts point different ways"
     : "longer than that, so something that was not recorded adds to it";
   return `The parts’ lengths add up to ${formatScore(total)}; the output’s length is ${formatScore(outputNorm)}: ${verdict}.`;
+}
+
+/** Beyond this no rounding explains it: sixteen of bfloat16, each 2^-9 of what is rounded. */
+const MOST_ROUNDING = 2 ** -5;
+
+/** Whether the parts, added up as vectors by the recorder, gave what the layer returned. */
+export function saySum({ sumError, outputNorm }: WalkFacts): string | null {
+  if (sumError === null)
+    return outputNorm === null
+      ? null
+      : "Only lengths were recorded: they bound the sum, but cannot show that it matches the output.";
+  const sum = "While this was recorded, the parts themselves were added up: their sum";
+  if (sumError === 0) return `${sum} is the output exactly.`;
+  if (sumError <= MOST_ROUNDING) return `${sum} matches the output to one part in ${formatCountInWords(1 / sumError)}.`;
+  const difference = Number.isFinite(sumError) ? `${formatPercent(sumError)} of its length` : "all there is";
+  return `${sum} differs from the output by ${difference}, so something that is not shown adds to it or changes it.`;
 }
 
 /** By the names of RouterSpec.normalise. */

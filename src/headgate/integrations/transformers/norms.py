@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from headgate.integrations.transformers.sites import Site
 from headgate.integrations.transformers.tap import positional, require_sites
 from headgate.integrations.transformers.wires import find_shared_experts, is_plain
-from headgate.nn.norms import Norms, PassNorms, norm_of
+from headgate.nn.norms import Norms, PassNorms, norm_of, sum_error
 from headgate.nn.tape import is_compiled, is_recomputing
 
 # Its forward squeezes a mask's axis of slots, so it fails where a token has a single one.
@@ -71,7 +71,9 @@ class _Meter:
         self.routed = y.detach().reshape(-1, y.shape[-1])
         if self.block is None:
             unknown = torch.full_like(norm_of(self.routed), float("nan"))
-            self.record.append(PassNorms(contributions=self._contributions(), shared=unknown, output=unknown))
+            self.record.append(
+                PassNorms(contributions=self._contributions(), shared=unknown, output=unknown, sum_error=unknown)
+            )
 
     def see_block(self, module: nn.Module, args: Any, result: Any) -> None:
         """Put the pass together; the shared experts may have run before the others or after."""
@@ -83,7 +85,10 @@ class _Meter:
         norms = norm_of(shared)
         is_all = _agrees(y, [self.routed, shared], num_roundings=2 + len(self.shared))
         norms = norms if is_all else torch.full_like(norms, float("nan"))
-        self.record.append(PassNorms(contributions=self._contributions(), shared=norms, output=norm_of(y)))
+        error = sum_error(y, self.slots.sum(1, dtype=torch.float64) + shared)
+        self.record.append(
+            PassNorms(contributions=self._contributions(), shared=norms, output=norm_of(y), sum_error=error)
+        )
 
     def note(self, name: str) -> Any:
         """A hook that keeps what a module returns."""

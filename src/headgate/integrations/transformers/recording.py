@@ -194,13 +194,14 @@ def _norm_arrays(
 ) -> dict[str, Tensor]:
     """The arrays of norms, NaN in layers that were not measured."""
     unknown = torch.full(ids.shape[1:], float("nan"))
-    contributions, shared, outputs = [], [], []
+    contributions, shared, outputs, errors = [], [], [], []
     for layer in layers:
         passes = norms.get(layer.path)
         if passes is None:
             contributions.append(unknown)
             shared.append(unknown[:, 0])
             outputs.append(unknown[:, 0])
+            errors.append(unknown[:, 0])
             continue
         if len(passes) != len(layer.decisions):
             raise InputError(
@@ -211,10 +212,12 @@ def _norm_arrays(
         contributions.append(pad(joined, (0, ids.shape[2] - joined.shape[1]))[order])
         shared.append(torch.cat([one.shared for one in passes]).cpu()[order])
         outputs.append(torch.cat([one.output for one in passes]).cpu()[order])
+        errors.append(torch.cat([one.sum_error for one in passes]).cpu()[order])
     return {
         "contribution_norms": torch.stack(contributions).masked_fill(ids == NO_EXPERT, 0.0).half(),
         "shared_norms": torch.stack(shared).half(),
         "output_norms": torch.stack(outputs).half(),
+        "sum_error": torch.stack(errors),
     }
 
 

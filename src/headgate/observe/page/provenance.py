@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from headgate.observe.align import TraceSource
@@ -28,6 +29,7 @@ _LABELS = (
 """Entries of a trace's metadata, and what a page calls them."""
 
 _LONGEST = 200
+_TIME = re.compile(r"(?<=\d)T\d\d:.*")
 
 
 def provenance(trace: TraceSource, summary: TraceSummary) -> list[list[str]]:
@@ -60,7 +62,8 @@ def origin(trace: TraceSource) -> str:
     """What was recorded, of what."""
     metadata = trace.metadata
     model = _short(metadata["model"]) if metadata.get("model") else "a model that the trace does not name"
-    created = f" on {_short(metadata['created'])}" if metadata.get("created") else ""
+    # The day is enough for a sentence; the footer has the time.
+    created = f" on {_TIME.sub('', _short(metadata['created']))}" if metadata.get("created") else ""
     engine = f", by {_short(metadata['engine'])}" if metadata.get("engine") else ""
     if trace.num_tokens == 0:
         return (

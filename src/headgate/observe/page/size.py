@@ -76,15 +76,20 @@ def _touched_by_all(trace: TraceSource, layers: Sequence[NotedLayer]) -> int:
 def _sentence(shape: RecordedShape, active: int, touched: list[tuple[str, float]], num_experts: int) -> str:
     said = (
         f"Of {_millions(shape.num_parameters)} parameters {_millions(active)} work on any one token "
-        f"({active / shape.num_parameters:.0%}); all of them must be at hand."
+        f"({100 * active / shape.num_parameters:.0f} %); all of them must be at hand."
     )
     if len(touched) < 3:
         return said
     (_, one), (label, several) = touched[0], touched[2]
     return (
-        f"{said} In this trace one token touched {one:.1f} of {num_experts:,} experts, and {label} in a row touched "
-        f"{several:.1f} together."
+        f"{said} In this trace one token touched {_mean(one)} of {num_experts:,} experts, and {label} in a row touched "
+        f"{_mean(several)} together."
     )
+
+
+def _mean(number: float) -> str:
+    """One decimal, unless it is whole."""
+    return f"{number:,.1f}".removesuffix(".0")
 
 
 def _millions(number: int) -> str:

@@ -21,6 +21,7 @@ _OF_CHOICES = (
     "contribution_norms",
     "shared_norms",
     "output_norms",
+    "sum_error",
 )
 
 UNKNOWN = -1

@@ -3653,7 +3653,7 @@ function Fo({ trace: e }) {
 				class: "verdict-sentence",
 				children: [
 					/* @__PURE__ */ R(Lo, { status: t.status }),
-					" ",
+					". ",
 					t.sentence
 				]
 			}),
@@ -3786,19 +3786,29 @@ function Jo(e) {
 	let a = [...i, ...n === null ? [] : [n]].reduce((e, t) => e + t, 0), o = r <= a * (1 + 2 ** -10) ? "no longer than that, as it must be, and shorter the more the parts point different ways" : "longer than that, so something that was not recorded adds to it";
 	return `The parts’ lengths add up to ${U(a)}; the output’s length is ${U(r)}: ${o}.`;
 }
-var Yo = {
+var Yo = 2 ** -5;
+function Xo({ sumError: e, outputNorm: t }) {
+	if (e === null) return t === null ? null : "Only lengths were recorded: they bound the sum, but cannot show that it matches the output.";
+	let n = "While this was recorded, the parts themselves were added up: their sum";
+	return e === 0 ? `${n} is the output exactly.` : e <= Yo ? `${n} matches the output to one part in ${Kt(1 / e)}.` : `${n} differs from the output by ${Number.isFinite(e) ? `${H(e)} of its length` : "all there is"}, so something that is not shown adds to it or changes it.`;
+}
+var Zo = {
 	none: ": they are the scores, not normalised",
 	sum: ": each was divided by the sum of all chosen",
 	softmax: ": a softmax over the chosen made them"
 };
-function Xo({ weightSum: e }, t) {
-	return e === null ? null : `The weights add up to ${U(e)}${Yo[t.normalises ?? ""] ?? ""}.`;
+function Qo({ weightSum: e }, t) {
+	return e === null ? null : `The weights add up to ${U(e)}${Zo[t.normalises ?? ""] ?? ""}.`;
 }
 // src/walk/Combine.tsx
-function Zo({ trace: e, facts: t }) {
-	let n = e.layer(t.layer), r = t.choices.filter((e) => !e.isDropped), i = [Xo(t, n), Jo(t)].filter((e) => e !== null), a = r.some((e) => e.norm !== null);
+function $o({ trace: e, facts: t }) {
+	let n = e.layer(t.layer), r = t.choices.filter((e) => !e.isDropped), i = [
+		Qo(t, n),
+		Jo(t),
+		Xo(t)
+	].filter((e) => e !== null), a = r.some((e) => e.norm !== null);
 	return /* @__PURE__ */ R(b, { children: [
-		/* @__PURE__ */ R(Qo, { choices: r }),
+		/* @__PURE__ */ R(es, { choices: r }),
 		/* @__PURE__ */ R("table", {
 			class: "scores",
 			children: [/* @__PURE__ */ R("thead", { children: /* @__PURE__ */ R("tr", { children: [
@@ -3831,11 +3841,11 @@ function Zo({ trace: e, facts: t }) {
 		i.map((e) => /* @__PURE__ */ R("p", { children: e }, e)),
 		!a && /* @__PURE__ */ R("p", {
 			class: "fine",
-			children: "The lengths of the outputs were not recorded with this trace."
+			children: "The lengths of the experts’ outputs were not recorded with this trace: what each added is not shown."
 		})
 	] });
 }
-function Qo({ choices: e }) {
+function es({ choices: e }) {
 	let t = ht(e, (e) => e.weight ?? 0);
 	return t <= 0 || e.some((e) => (e.weight ?? -1) < 0) ? null : /* @__PURE__ */ R("div", {
 		class: "weights",
@@ -3848,25 +3858,25 @@ function Qo({ choices: e }) {
 	});
 }
 // src/walk/Context.tsx
-var $o = 60, es = 24, ts = [
+var ts = 60, ns = 24, rs = [
 	"prompt",
 	"generated",
 	"rejected draft",
 	"padding"
 ];
-function ns({ trace: e, facts: { token: t } }) {
-	let [n, r] = e.sequence(t), [i, a] = [Math.max(n, t - $o), Math.min(r, t + es + 1)], o = W(e.text(t), e.ofToken("token_ids", t)), s = o.trimStart();
+function is({ trace: e, facts: { token: t } }) {
+	let [n, r] = e.sequence(t), [i, a] = [Math.max(n, t - ts), Math.min(r, t + ns + 1)], o = W(e.text(t), e.ofToken("token_ids", t)), s = o.trimStart();
 	return /* @__PURE__ */ R(b, { children: [
 		/* @__PURE__ */ R("blockquote", {
 			class: "context",
 			children: [
 				i > n && "… ",
-				is(e, i, t),
+				os(e, i, t),
 				o.slice(0, o.length - s.length),
 				/* @__PURE__ */ R("mark", { children: s }),
 				/* @__PURE__ */ R("span", {
 					class: "after",
-					children: is(e, t + 1, a)
+					children: os(e, t + 1, a)
 				}),
 				a < r && " …"
 			]
@@ -3875,24 +3885,24 @@ function ns({ trace: e, facts: { token: t } }) {
 			class: "fine",
 			children: "The words before it count only as far as attention has already mixed them into those numbers. The pale ones come after it."
 		}),
-		/* @__PURE__ */ R(rs, {
+		/* @__PURE__ */ R(as, {
 			trace: e,
 			token: t
 		})
 	] });
 }
-function rs({ trace: e, token: t }) {
+function as({ trace: e, token: t }) {
 	return /* @__PURE__ */ R("dl", {
 		class: "details",
 		children: [
 			["token id", e.ofToken("token_ids", t)],
 			["position", e.ofToken("position", t)],
-			["phase", ts[e.ofToken("phase", t) ?? -1] ?? null],
+			["phase", rs[e.ofToken("phase", t) ?? -1] ?? null],
 			["forward pass", e.ofToken("forward_id", t)]
 		].filter(([, e]) => e !== null).map(([e, t]) => /* @__PURE__ */ R("div", { children: [/* @__PURE__ */ R("dt", { children: e }), /* @__PURE__ */ R("dd", { children: t })] }, e))
 	});
 }
-function is(e, t, n) {
+function os(e, t, n) {
 	let r = "";
 	for (let i = t; i < n; i++) {
 		let t = e.text(i), n = t !== null && /^[ \n]+$/.test(t);
@@ -3901,7 +3911,7 @@ function is(e, t, n) {
 	return r;
 }
 // src/walk/facts.ts
-function as(e, t, n) {
+function ss(e, t, n) {
 	let r = e.layer(t), i = e.choices(t, n), a = i.filter((e) => !e.isDropped && e.expert < r.num_experts), o = e.scores(t, n), s = new Set(i.map((e) => e.expert)), c = o?.find((e) => !s.has(e.expert) && e.ranked > -Infinity) ?? null, l = e.ofLayer("select_margin", t, n), u = e.pass(t, n), d = u.tokensOf.slice(0, r.num_experts).map((e) => e.length), f = i.every((e) => e.weight !== null);
 	return {
 		layer: t,
@@ -3912,7 +3922,7 @@ function as(e, t, n) {
 		scores: o,
 		firstOut: c,
 		margin: l,
-		surerFraction: l === null ? null : os(e, t, l),
+		surerFraction: l === null ? null : cs(e, t, l),
 		skippedFraction: 1 - a.length / r.num_experts,
 		pass: u,
 		rows: d,
@@ -3920,10 +3930,11 @@ function as(e, t, n) {
 		slowest: d.indexOf(Math.max(...d)),
 		weightSum: f && i.length ? ht(i, (e) => e.weight ?? 0) : null,
 		sharedNorm: e.ofLayer("shared_norms", t, n),
-		outputNorm: e.ofLayer("output_norms", t, n)
+		outputNorm: e.ofLayer("output_norms", t, n),
+		sumError: e.ofLayer("sum_error", t, n)
 	};
 }
-function os(e, t, n) {
+function cs(e, t, n) {
 	let r = 0, i = 0;
 	for (let a = 0; a < e.numTokens; a++) {
 		let o = e.ofLayer("select_margin", t, a);
@@ -3932,9 +3943,9 @@ function os(e, t, n) {
 	return r / i;
 }
 // src/walk/windows.ts
-var ss = .3;
-function cs(e, t) {
-	let n = t === 1 ? ls(e) : t === 4 ? us(e) : null, r = t === 5 ? ds(e) : null, i = new Map(e.choices.map((e) => [e.expert, e])), a = new Set(e.ran.map((e) => e.expert));
+var ls = .3;
+function us(e, t) {
+	let n = t === 1 ? ds(e) : t === 4 ? fs(e) : null, r = t === 5 ? ps(e) : null, i = new Map(e.choices.map((e) => [e.expert, e])), a = new Set(e.ran.map((e) => e.expert));
 	return Array.from({ length: e.numExperts }, (e, o) => {
 		let s = i.get(o), c = t > 1 && s !== void 0;
 		return t === 0 ? {
@@ -3955,7 +3966,7 @@ function cs(e, t) {
 			isChosen: c
 		} : {
 			state: "lit",
-			light: r?.(o) ?? (a.has(o) ? 1 : ss),
+			light: r?.(o) ?? (a.has(o) ? 1 : ls),
 			isChosen: c
 		} : {
 			state: t === 2 ? "masked" : "idle",
@@ -3964,20 +3975,20 @@ function cs(e, t) {
 		};
 	});
 }
-function ls({ scores: e, choices: t }) {
+function ds({ scores: e, choices: t }) {
 	if (!e) return (e) => +!!t.some((t) => t.expert === e);
 	let n = Math.max(...e.map((e) => e.raw)) || 1, r = new Map(e.map((e) => [e.expert, Math.max(0, e.raw / n)]));
 	return (e) => r.get(e) ?? 0;
 }
-function us({ rows: e }) {
+function fs({ rows: e }) {
 	let t = Math.max(1, ...e);
 	return (n) => (e[n] ?? 0) / t;
 }
-function ds({ choices: e }) {
+function ps({ choices: e }) {
 	let t = new Map(e.map(({ expert: e, weight: t }) => [e, Math.abs(t ?? 1)])), n = Math.max(1e-9, ...t.values());
-	return (e) => ss + .7 * (t.get(e) ?? 0) / n;
+	return (e) => ls + .7 * (t.get(e) ?? 0) / n;
 }
-function fs(e, t) {
+function ms(e, t) {
 	let { numExperts: n, choices: r, ran: i } = e;
 	switch (t) {
 		case 0: return `${n} experts, waiting.`;
@@ -3988,13 +3999,13 @@ function fs(e, t) {
 		default: return "Brighter: more weight in the sum.";
 	}
 }
-function ps(e) {
+function hs(e) {
 	return e <= 16 ? Math.min(4, e) : e <= 64 ? 8 : e <= 256 ? 16 : 24;
 }
 // src/walk/House.tsx
-var ms = 64, hs = .55;
-function gs({ facts: e, step: t }) {
-	let n = cs(e, t), r = ps(n.length), i = fs(e, t);
+var gs = 64, _s = .55;
+function vs({ facts: e, step: t }) {
+	let n = us(e, t), r = hs(n.length), i = ms(e, t);
 	return /* @__PURE__ */ R("figure", {
 		class: "house",
 		children: [/* @__PURE__ */ R("div", {
@@ -4009,23 +4020,23 @@ function gs({ facts: e, step: t }) {
 				"data-expert": i,
 				"data-state": e,
 				"data-chosen": r || void 0,
-				"data-bright": t > hs || void 0,
+				"data-bright": t > _s || void 0,
 				title: `expert ${i}`,
 				style: { "--light": t.toFixed(3) },
-				children: n.length <= ms || r ? i : ""
+				children: n.length <= gs || r ? i : ""
 			}, i))
 		}), /* @__PURE__ */ R("figcaption", { children: i })]
 	});
 }
 // src/walk/Parallel.tsx
-var _s = 104, vs = 100, ys = 16, bs = 14;
-function xs({ trace: e, facts: t }) {
+var ys = 104, bs = 100, xs = 16, Ss = 14;
+function Cs({ trace: e, facts: t }) {
 	let [n, r] = Sa();
 	return /* @__PURE__ */ R(b, { children: [
 		/* @__PURE__ */ R("div", {
 			ref: n,
 			class: "chart",
-			children: [/* @__PURE__ */ R(Ss, {
+			children: [/* @__PURE__ */ R(ws, {
 				facts: t,
 				width: r
 			}), /* @__PURE__ */ R("p", {
@@ -4035,7 +4046,7 @@ function xs({ trace: e, facts: t }) {
 		}),
 		/* @__PURE__ */ R("dl", {
 			class: "together",
-			children: t.ran.map(({ expert: n }) => /* @__PURE__ */ R(Cs, {
+			children: t.ran.map(({ expert: n }) => /* @__PURE__ */ R(Ts, {
 				trace: e,
 				facts: t,
 				expert: n
@@ -4051,12 +4062,12 @@ function xs({ trace: e, facts: t }) {
 		})
 	] });
 }
-function Ss({ facts: e, width: t }) {
-	let { rows: n, evenRows: r, slowest: i } = e, a = Z().domain([0, dt(n) || 1]).range([vs, ys]), o = t / n.length, s = new Set(e.ran.map((e) => e.expert)), c = i > n.length / 2;
+function ws({ facts: e, width: t }) {
+	let { rows: n, evenRows: r, slowest: i } = e, a = Z().domain([0, dt(n) || 1]).range([bs, xs]), o = t / n.length, s = new Set(e.ran.map((e) => e.expert)), c = i > n.length / 2;
 	return /* @__PURE__ */ R("svg", {
 		width: t,
-		height: _s,
-		viewBox: `0 0 ${t} ${_s}`,
+		height: ys,
+		viewBox: `0 0 ${t} ${ys}`,
 		role: "img",
 		"aria-label": "Rows of each expert in this pass",
 		children: [
@@ -4065,7 +4076,7 @@ function Ss({ facts: e, width: t }) {
 				x: t * o,
 				y: a(e),
 				width: Math.max(.8, o - (o > 4 ? 2 : .4)),
-				height: vs - a(e)
+				height: bs - a(e)
 			}, t)),
 			/* @__PURE__ */ R("line", {
 				class: "axis",
@@ -4096,8 +4107,8 @@ function Ss({ facts: e, width: t }) {
 		]
 	});
 }
-function Cs({ trace: e, facts: t, expert: n }) {
-	let r = (t.pass.tokensOf[n] ?? []).filter((e) => e !== t.token), i = r.length - bs;
+function Ts({ trace: e, facts: t, expert: n }) {
+	let r = (t.pass.tokensOf[n] ?? []).filter((e) => e !== t.token), i = r.length - Ss;
 	return /* @__PURE__ */ R("div", { children: [/* @__PURE__ */ R("dt", { children: [
 		"expert ",
 		n,
@@ -4106,7 +4117,7 @@ function Cs({ trace: e, facts: t, expert: n }) {
 		" rows"
 	] }), /* @__PURE__ */ R("dd", { children: [
 		r.length === 0 && "for this token alone",
-		ws(r, t.token).map((t) => /* @__PURE__ */ R("span", {
+		Es(r, t.token).map((t) => /* @__PURE__ */ R("span", {
 			class: "chip plain",
 			children: /* @__PURE__ */ R("bdi", { children: W(e.text(t), e.ofToken("token_ids", t)) })
 		}, t)),
@@ -4120,11 +4131,11 @@ function Cs({ trace: e, facts: t, expert: n }) {
 		})
 	] })] });
 }
-function ws(e, t) {
-	return [...e].sort((e, n) => Math.abs(e - t) - Math.abs(n - t)).slice(0, bs).sort((e, t) => e - t);
+function Es(e, t) {
+	return [...e].sort((e, n) => Math.abs(e - t) - Math.abs(n - t)).slice(0, Ss).sort((e, t) => e - t);
 }
 // src/walk/Pick.tsx
-function Ts({ facts: e }) {
+function Ds({ facts: e }) {
 	let t = Ko(e), n = qo(e);
 	return /* @__PURE__ */ R(b, { children: [
 		/* @__PURE__ */ R("ol", {
@@ -4146,7 +4157,7 @@ function Ts({ facts: e }) {
 	] });
 }
 // src/walk/Run.tsx
-function Es({ trace: e, facts: t }) {
+function Os({ trace: e, facts: t }) {
 	let n = e.layer(t.layer), r = n.num_experts - t.ran.length, i = qo(t), a = t.choices.filter((e) => e.expert >= n.num_experts).length;
 	return /* @__PURE__ */ R(b, { children: [
 		/* @__PURE__ */ R("p", {
@@ -4174,13 +4185,13 @@ function Es({ trace: e, facts: t }) {
 	] });
 }
 // src/walk/ScoreChart.tsx
-var Ds = 150, Os = 26, ks = 146;
-function As({ scores: e, numPicked: t, isBiased: n, width: r }) {
-	let i = r / e.length, [a = 0, o = 1] = Ze(e.flatMap(({ raw: e, ranked: t }) => Number.isFinite(t) ? [e, t] : [e])), s = Z().domain([Math.min(0, a), Math.max(o, 1e-9)]).range([ks, Os]), c = Math.max(.8, i - (i > 4 ? 2 : .4)), l = t * i, u = l > r / 2;
+var ks = 150, As = 26, js = 146;
+function Ms({ scores: e, numPicked: t, isBiased: n, width: r }) {
+	let i = r / e.length, [a = 0, o = 1] = Ze(e.flatMap(({ raw: e, ranked: t }) => Number.isFinite(t) ? [e, t] : [e])), s = Z().domain([Math.min(0, a), Math.max(o, 1e-9)]).range([js, As]), c = Math.max(.8, i - (i > 4 ? 2 : .4)), l = t * i, u = l > r / 2;
 	return /* @__PURE__ */ R("svg", {
 		width: r,
-		height: Ds,
-		viewBox: `0 0 ${r} ${Ds}`,
+		height: ks,
+		viewBox: `0 0 ${r} ${ks}`,
 		role: "img",
 		"aria-label": "Scores of all experts, sorted",
 		children: [
@@ -4221,14 +4232,14 @@ function As({ scores: e, numPicked: t, isBiased: n, width: r }) {
 	});
 }
 // src/walk/Scores.tsx
-var js = 2;
-function Ms({ trace: e, facts: t }) {
+var Ns = 2;
+function Ps({ trace: e, facts: t }) {
 	let [n, r] = Sa(), i = e.layer(t.layer), { scores: a, choices: o } = t;
 	return /* @__PURE__ */ R(b, { children: [
 		/* @__PURE__ */ R("div", {
 			ref: n,
 			class: "chart",
-			children: a && /* @__PURE__ */ R(b, { children: [/* @__PURE__ */ R(As, {
+			children: a && /* @__PURE__ */ R(b, { children: [/* @__PURE__ */ R(Ms, {
 				scores: a,
 				numPicked: o.length,
 				isBiased: i.selects_on_bias,
@@ -4238,18 +4249,18 @@ function Ms({ trace: e, facts: t }) {
 				children: ["All experts, best first.", i.selects_on_bias && " Bars: the score. Ticks: score and bias, which decide."]
 			})] })
 		}),
-		a ? /* @__PURE__ */ R(Ns, {
-			scores: a.slice(0, o.length + js),
+		a ? /* @__PURE__ */ R(Fs, {
+			scores: a.slice(0, o.length + Ns),
 			facts: t,
 			isBiased: i.selects_on_bias
-		}) : /* @__PURE__ */ R(Ps, { facts: t }),
+		}) : /* @__PURE__ */ R(Is, { facts: t }),
 		i.formula && /* @__PURE__ */ R("p", {
 			class: "formula",
 			children: i.formula
 		})
 	] });
 }
-function Ns({ scores: e, facts: t, isBiased: n }) {
+function Fs({ scores: e, facts: t, isBiased: n }) {
 	let r = new Set(t.choices.map((e) => e.expert));
 	return /* @__PURE__ */ R("table", {
 		class: "scores",
@@ -4281,7 +4292,7 @@ function Ns({ scores: e, facts: t, isBiased: n }) {
 		}, e.expert)) })]
 	});
 }
-function Ps({ facts: e }) {
+function Is({ facts: e }) {
 	return /* @__PURE__ */ R("p", { children: [
 		"The scores of this token are not on the page: here are its choices.",
 		" ",
@@ -4290,20 +4301,20 @@ function Ps({ facts: e }) {
 	] });
 }
 // src/walk/WalkStep.tsx
-var Fs = [
-	ns,
-	Ms,
-	Ts,
-	Es,
-	xs,
-	Zo
+var Ls = [
+	is,
+	Ps,
+	Ds,
+	Os,
+	Cs,
+	$o
 ];
-function Is({ trace: e, layer: t, token: n, step: r, isAnnounced: i }) {
-	let a = L(() => as(e, t, n), [
+function Rs({ trace: e, layer: t, token: n, step: r, isAnnounced: i }) {
+	let a = L(() => ss(e, t, n), [
 		e,
 		t,
 		n
-	]), o = Fs[r] ?? ns, s = en(e.text(n), e.ofToken("token_ids", n));
+	]), o = Ls[r] ?? is, s = en(e.text(n), e.ofToken("token_ids", n));
 	return /* @__PURE__ */ R("div", {
 		class: "step",
 		"data-step": r,
@@ -4317,14 +4328,14 @@ function Is({ trace: e, layer: t, token: n, step: r, isAnnounced: i }) {
 				trace: e,
 				facts: a
 			})]
-		}), /* @__PURE__ */ R(gs, {
+		}), /* @__PURE__ */ R(vs, {
 			facts: a,
 			step: r
 		})]
 	});
 }
 // src/walk/Walk.tsx
-function Ls({ traces: e, comparison: t, selection: n, select: r }) {
+function zs({ traces: e, comparison: t, selection: n, select: r }) {
 	let { step: i } = n, a = fi("print"), o = a ? Ho.map((e, t) => t) : [i], s = (e) => r({ step: Math.max(0, Math.min(Ho.length - 1, e)) });
 	return /* @__PURE__ */ R("section", {
 		id: "walk",
@@ -4332,14 +4343,14 @@ function Ls({ traces: e, comparison: t, selection: n, select: r }) {
 		tabIndex: -1,
 		onKeyDown: (e) => {
 			let t = e.key === "ArrowRight" ? 1 : e.key === "ArrowLeft" ? -1 : 0;
-			t === 0 || Rs(e.target) || (e.preventDefault(), s(i + t));
+			t === 0 || Bs(e.target) || (e.preventDefault(), s(i + t));
 		},
 		children: [
 			/* @__PURE__ */ R("h2", {
 				id: "walk-title",
 				children: "One token, one layer, six steps"
 			}),
-			/* @__PURE__ */ R(zs, {
+			/* @__PURE__ */ R(Vs, {
 				traces: e,
 				comparison: t,
 				selection: n,
@@ -4368,7 +4379,7 @@ function Ls({ traces: e, comparison: t, selection: n, select: r }) {
 					return i === null ? /* @__PURE__ */ R("p", {
 						class: "fine",
 						children: "This token has no counterpart in this trace."
-					}) : /* @__PURE__ */ R(Is, {
+					}) : /* @__PURE__ */ R(Rs, {
 						trace: e,
 						layer: n.layer,
 						token: i,
@@ -4403,11 +4414,11 @@ function Ls({ traces: e, comparison: t, selection: n, select: r }) {
 		]
 	});
 }
-function Rs(e) {
+function Bs(e) {
 	return e instanceof HTMLInputElement || e instanceof HTMLSelectElement;
 }
-function zs({ traces: e, comparison: t, selection: n, select: r }) {
-	let i = +(n.tokens[0] == null), a = e[i], o = n.tokens[i] ?? 0, s = (e) => r({ tokens: t?.tokens(i, e) ?? [e] }), c = Bs(a.scoredTokens(), o);
+function Vs({ traces: e, comparison: t, selection: n, select: r }) {
+	let i = +(n.tokens[0] == null), a = e[i], o = n.tokens[i] ?? 0, s = (e) => r({ tokens: t?.tokens(i, e) ?? [e] }), c = Hs(a.scoredTokens(), o);
 	return /* @__PURE__ */ R("div", {
 		class: "controls",
 		children: [
@@ -4449,14 +4460,14 @@ function zs({ traces: e, comparison: t, selection: n, select: r }) {
 		]
 	});
 }
-function Bs(e, t) {
+function Hs(e, t) {
 	let n = null;
 	for (let r of Array.from(e)) (n === null || Math.abs(r - t) < Math.abs(n - t)) && (n = r);
 	return n;
 }
 // src/app.tsx
-function Vs({ payload: e }) {
-	let t = L(() => e.traces.map(({ facts: e, arrays: t }) => new fn(e, t)), [e]), n = L(() => e.comparison ? new dn(e.comparison) : null, [e]), [r, i] = I(() => Gs(t, n)), [a, o] = I("auto"), s = Oe((e) => i((t) => ({
+function Us({ payload: e }) {
+	let t = L(() => e.traces.map(({ facts: e, arrays: t }) => new fn(e, t)), [e]), n = L(() => e.comparison ? new dn(e.comparison) : null, [e]), [r, i] = I(() => qs(t, n)), [a, o] = I("auto"), s = Oe((e) => i((t) => ({
 		...t,
 		...e
 	})), []), c = pi(a), l = {
@@ -4486,7 +4497,7 @@ function Vs({ payload: e }) {
 					}
 				}),
 				/* @__PURE__ */ R("main", { children: [
-					/* @__PURE__ */ R(Ks, {
+					/* @__PURE__ */ R(Js, {
 						id: "verdict",
 						title: "Verdict",
 						children: [p((e) => /* @__PURE__ */ R(Fo, { trace: e })), n && /* @__PURE__ */ R(rn, {
@@ -4495,10 +4506,10 @@ function Vs({ payload: e }) {
 							comparison: n
 						})]
 					}),
-					/* @__PURE__ */ R(Ks, {
+					/* @__PURE__ */ R(Js, {
 						id: "map",
 						title: "The whole: every layer, every expert",
-						lead: Hs,
+						lead: Ws,
 						children: p((e) => /* @__PURE__ */ R(b, { children: [/* @__PURE__ */ R(Va, {
 							trace: e,
 							...l
@@ -4507,10 +4518,10 @@ function Vs({ payload: e }) {
 							layer: r.layer
 						})] }))
 					}),
-					u && /* @__PURE__ */ R(b, { children: [/* @__PURE__ */ R(Ks, {
+					u && /* @__PURE__ */ R(b, { children: [/* @__PURE__ */ R(Js, {
 						id: "text",
 						title: "The text, token by token",
-						lead: Us,
+						lead: Gs,
 						children: [/* @__PURE__ */ R(lo, {
 							traces: t,
 							...l
@@ -4519,14 +4530,14 @@ function Vs({ payload: e }) {
 							side: t,
 							...l
 						}))]
-					}), /* @__PURE__ */ R(Ls, {
+					}), /* @__PURE__ */ R(zs, {
 						traces: t,
 						...l
 					})] }),
-					f && /* @__PURE__ */ R(Ks, {
+					f && /* @__PURE__ */ R(Js, {
 						id: "experts",
 						title: "The experts of a layer",
-						lead: Ws,
+						lead: Ks,
 						children: [/* @__PURE__ */ R("div", {
 							class: "controls",
 							children: /* @__PURE__ */ R(eo, {
@@ -4538,12 +4549,12 @@ function Vs({ payload: e }) {
 							...l
 						}))]
 					}),
-					d && /* @__PURE__ */ R(Ks, {
+					d && /* @__PURE__ */ R(Js, {
 						id: "size",
 						title: "Size: what is there, and what runs",
 						children: p((e) => e.facts.size && /* @__PURE__ */ R(Ya, { size: e.facts.size }))
 					}),
-					/* @__PURE__ */ R(Ks, {
+					/* @__PURE__ */ R(Js, {
 						id: "limits",
 						title: "What this does not show",
 						children: /* @__PURE__ */ R(Ve, { traces: t })
@@ -4554,8 +4565,8 @@ function Vs({ payload: e }) {
 		})
 	});
 }
-var Hs = "Each cell is one expert of one layer, coloured by how much work it got. A balanced layer is one pale band.", Us = "Choose a token here, by pointer or arrow keys, and the walk below follows it through a layer. Enter leads there.", Ws = "An expert is named by nothing but its number. What it takes most says more about it than any label would.";
-function Gs(e, t) {
+var Ws = "Each cell is one expert of one layer, coloured by how much work it got. A balanced layer is one pale band.", Gs = "Choose a token here, by pointer or arrow keys, and the walk below follows it through a layer. Enter leads there.", Ks = "An expert is named by nothing but its number. What it takes most says more about it than any label would.";
+function qs(e, t) {
 	let n = t?.mostChanged[0], r = n === void 0 ? Qa(e[0]) : t?.tokenOf(n, 0) ?? 0, i = Math.floor((e[0]?.layers.length ?? 1) / 2);
 	return {
 		layer: i,
@@ -4565,7 +4576,7 @@ function Gs(e, t) {
 		quantity: t ? "overlap" : "first"
 	};
 }
-function Ks({ id: e, title: t, lead: n, children: r }) {
+function Js({ id: e, title: t, lead: n, children: r }) {
 	return /* @__PURE__ */ R("section", {
 		id: e,
 		"aria-labelledby": `${e}-title`,
@@ -4583,20 +4594,20 @@ function Ks({ id: e, title: t, lead: n, children: r }) {
 	});
 }
 // src/data/payload.ts
-var qs = /* @__PURE__ */ "topk_ids.topk_weights.select_margin.router_entropy.dropped.token_text.token_ids.position.phase.forward_id.seq_offsets.counts.scored_tokens.router_logits.router_scores.select_scores.select_bias.contribution_norms.shared_norms.output_norms.pass_ids.pass_ratio.top_tokens.top_token_counts.top_token_lift.specialisation.specialisation_baseline.partners.partner_lift.load_bins".split("."), Js = 1;
-async function Ys(e) {
+var Ys = /* @__PURE__ */ "topk_ids.topk_weights.select_margin.router_entropy.dropped.token_text.token_ids.position.phase.forward_id.seq_offsets.counts.scored_tokens.router_logits.router_scores.select_scores.select_bias.contribution_norms.shared_norms.output_norms.sum_error.pass_ids.pass_ratio.top_tokens.top_token_counts.top_token_lift.specialisation.specialisation_baseline.partners.partner_lift.load_bins".split("."), Xs = 1;
+async function Zs(e) {
 	let t = new Blob([e]).stream().pipeThrough(new DecompressionStream("deflate"));
 	return new Response(t).arrayBuffer();
 }
-function Xs(e) {
+function Qs(e) {
 	let t = new DataView(e).getUint32(0, !0), n = JSON.parse(new TextDecoder().decode(new Uint8Array(e, 4, t)));
-	if (n.page !== Js) throw Error(`page (=${n.page}) must be ${Js}; write the page again with one version of Headgate`);
-	let r = (t) => Qs(e, t), i = n.comparison;
+	if (n.page !== Xs) throw Error(`page (=${n.page}) must be ${Xs}; write the page again with one version of Headgate`);
+	let r = (t) => ec(e, t), i = n.comparison;
 	return {
 		title: n.title,
 		traces: n.traces.map((t) => ({
 			facts: t,
-			arrays: Zs(e, t.arrays)
+			arrays: $s(e, t.arrays)
 		})),
 		comparison: i ? {
 			facts: i,
@@ -4606,15 +4617,15 @@ function Xs(e) {
 		} : null
 	};
 }
-function Zs(e, t) {
+function $s(e, t) {
 	let n = {};
-	for (let r of qs) {
+	for (let r of Ys) {
 		let i = t[r];
-		i && (n[r] = Qs(e, i));
+		i && (n[r] = ec(e, i));
 	}
 	return n;
 }
-function Qs(e, { dtype: t, shape: n, offset: r }) {
+function ec(e, { dtype: t, shape: n, offset: r }) {
 	let i = n.reduce((e, t) => e * t, 1);
 	switch (t) {
 		case "u8": return {
@@ -4634,7 +4645,7 @@ function Qs(e, { dtype: t, shape: n, offset: r }) {
 			shape: n
 		};
 		case "f16": return {
-			data: ec(new Uint16Array(e, r, i)),
+			data: nc(new Uint16Array(e, r, i)),
 			shape: n
 		};
 		case "f32": return {
@@ -4648,32 +4659,32 @@ function Qs(e, { dtype: t, shape: n, offset: r }) {
 		default: throw Error(`dtype (=${t}) is unknown; write the page again with one version of Headgate`);
 	}
 }
-var $s;
-function ec(e) {
-	$s ??= Float32Array.from({ length: 65536 }, (e, t) => tc(t));
-	let t = $s, n = new Float32Array(e.length);
+var tc;
+function nc(e) {
+	tc ??= Float32Array.from({ length: 65536 }, (e, t) => rc(t));
+	let t = tc, n = new Float32Array(e.length);
 	for (let r = 0; r < e.length; r++) n[r] = t[e[r]];
 	return n;
 }
-function tc(e) {
+function rc(e) {
 	let t = e & 32768 ? -1 : 1, n = e >> 10 & 31, r = e & 1023;
 	return n === 31 ? r ? NaN : t * Infinity : n === 0 ? t * r * 2 ** -24 : t * (1 + r / 1024) * 2 ** (n - 15);
 }
 // src/styles/page.css?inline
-var nc = ":root,:host{--ink:light-dark(#1c1e22,#ebe8e1);--muted:light-dark(#5a5f69,#a3a7af);--rule:light-dark(#dcd8cf,#33373e);--paper:light-dark(#fbfaf7,#15171b);--raised:light-dark(#f2efe8,#1e2126);--accent:light-dark(#a8420a,#ffa24d);--tint:light-dark(#f0a15c,#b5651f);--night:#14171d;--lit:#ffb02e;--serif:\"Iowan Old Style\", \"Palatino Linotype\", Palatino, \"Book Antiqua\", Georgia, \"DejaVu Serif\", serif;--sans:system-ui, -apple-system, \"Segoe UI\", Roboto, \"Helvetica Neue\", \"DejaVu Sans\", sans-serif;--mono:ui-monospace, Menlo, Consolas, \"DejaVu Sans Mono\", monospace;color-scheme:light dark}body{background:var(--paper);margin:0}.page{color:var(--ink);background:var(--paper);font:15px / 1.5 var(--sans);font-variant-numeric:tabular-nums;overflow-wrap:break-word;-moz-text-size-adjust:100%;text-size-adjust:100%;max-width:1180px;margin:0 auto;padding:0 32px 64px}.page[data-theme=light]{color-scheme:light}.page[data-theme=dark]{color-scheme:dark}body:has(.page[data-theme=light]){color-scheme:light}body:has(.page[data-theme=dark]){color-scheme:dark}*,:before,:after{box-sizing:border-box}h1,h2,h3,.sentence,.verdict-sentence{font-family:var(--serif);text-wrap:balance;font-weight:600;line-height:1.2}h1{letter-spacing:-.01em;margin:40px 0 12px;font-size:38px}h2{margin:0 0 6px;font-size:26px}h3{margin:0 0 8px;font-size:18px}p{max-width:68ch;margin:0 0 12px}main>section{border-top:1px solid var(--rule);margin-top:56px;padding-top:22px;scroll-margin-top:44px}main>section:focus{outline:none}:focus-visible{outline:2px solid var(--accent);outline-offset:2px}.lead,.note{color:var(--muted);margin-bottom:20px}.note{margin-bottom:4px}.fine{color:var(--muted);font-size:13px}.reading{max-width:50ch;margin:20vh auto;padding:0 24px;font:15px/1.5 system-ui,sans-serif}dl,dd,ol,ul,figure{margin:0;padding:0}ol,ul{list-style:none}table{border-collapse:collapse;text-align:left;font-size:13px}th,td{border-bottom:1px solid var(--rule);vertical-align:top;padding:5px 14px 5px 0}thead th{color:var(--muted);font-weight:500}tbody th{font-weight:600}caption{text-align:left;padding-bottom:8px}svg{display:block;overflow:visible}svg text{fill:var(--muted);font:11px var(--sans)}.axis{stroke:var(--muted)}.mark{stroke:var(--accent);stroke-width:1.5px}.scroll{max-height:430px;overflow:auto}.scroll thead th{background:var(--paper);position:sticky;top:0}footer{border-top:1px solid var(--rule);margin-top:56px;padding-top:22px}.top{background:var(--paper);border-bottom:1px solid var(--rule);z-index:2;justify-content:space-between;align-items:center;gap:8px 24px;padding:9px 0;display:flex;position:sticky;top:0}header{display:contents}nav a{color:var(--muted);margin-right:18px;font-size:13px;text-decoration:none;display:inline-block}nav a:hover{color:var(--accent)}label,.picked{color:var(--muted);white-space:nowrap;font-size:13px}.picked b{color:var(--ink);font-family:var(--mono);white-space:pre}.controls{flex-wrap:wrap;align-items:center;gap:8px 20px;min-height:30px;margin:0 0 14px;display:flex}button,select,input{background:var(--paper);border:1px solid var(--muted);color:var(--ink);font:13px / 1.4 var(--sans);border-radius:4px;padding:3px 9px}input[type=search]{width:15em}input[type=number]{width:5em}input[type=checkbox]{accent-color:var(--accent);vertical-align:-1px;margin:0}button{cursor:pointer}button:hover:not(:disabled){border-color:var(--accent);color:var(--accent)}button:disabled{border-color:var(--rule);color:var(--muted);cursor:default}.theme{align-items:center;gap:8px;display:flex}.pager{gap:4px;display:flex}.legend{color:var(--muted);flex-wrap:wrap;gap:4px 12px;font-size:12px;display:flex}.legend i{vertical-align:-1px;border-radius:2px;width:18px;height:12px;margin-right:5px;display:inline-block}.legend-text{color:var(--muted);margin:0;font-size:12px}.ramp{background:linear-gradient(to right, transparent, var(--tint));border:1px solid var(--rule);vertical-align:-2px;width:90px;height:12px;display:inline-block}.sides{grid-template-columns:1fr 1fr;gap:32px 40px;display:grid}.side{min-width:0}.side-name{color:var(--muted);font-size:13px}.side-name b{border:1px solid var(--muted);color:var(--ink);border-radius:3px;margin-right:4px;padding:0 6px}.verdict-sentence{text-wrap:pretty;max-width:46ch;font-size:23px;font-weight:400;line-height:1.35}.status{white-space:nowrap}.status[data-status=imbalanced],.status[data-status=collapsed]{color:var(--accent)}.figures{flex-wrap:wrap;gap:18px 44px;margin:26px 0;display:flex}.figures div{flex-direction:column-reverse;display:flex}.figures dd{font:600 26px / 1.2 var(--serif)}.figures dt{color:var(--muted);font-size:13px}summary{color:var(--muted);cursor:pointer;margin-bottom:8px;font-size:13px}.layers{min-width:880px}.layers .words{color:var(--muted);min-width:26em}.canvas-frame{cursor:crosshair;position:relative}.canvas-frame canvas{pointer-events:none;display:block}.cell-mark{border:2px solid var(--ink);outline:1px solid var(--paper);pointer-events:none;position:absolute}.readout{margin:8px 0 0;font-size:13px}.passes{margin-top:30px}.passes figcaption{max-width:68ch;margin-bottom:10px;font-size:14px}.column{fill:var(--muted)}.search{flex-wrap:wrap;align-items:center;gap:8px;margin-bottom:10px;font-size:13px;display:flex}.text-frame{border:1px solid var(--rule);border-radius:4px;padding:0 8px;position:relative;overflow-y:auto}.lines{contain:strict;position:relative}.line{gap:2px;height:28px;padding:2px 0;display:flex;position:absolute;left:0}.chip{background:color-mix(in oklab, var(--tint) calc(var(--amount,0) * 62%), transparent);cursor:pointer;font:13px / 24px var(--mono);white-space:pre;border-radius:3px;height:24px;padding:0 4px;overflow:hidden}.chip sub{color:var(--ink);font:10px / 1 var(--mono);letter-spacing:-.02em;vertical-align:-3px;margin-left:2px}.chip[data-hue=\"0\"]{background:light-dark(#cfe0f3,#23405f)}.chip[data-hue=\"1\"]{background:light-dark(#fbdcb9,#5f3d17)}.chip[data-hue=\"2\"]{background:light-dark(#cdeadd,#1c4a3b)}.chip[data-hue=\"3\"]{background:light-dark(#f3cfe0,#5a2844)}.chip[data-hue=\"4\"]{background:light-dark(#e6e2b4,#4a4714)}.chip[data-hue=\"5\"]{background:light-dark(#d9d3f2,#3c3566)}.chip[data-hue=\"6\"]{background:light-dark(#f6d0c7,#61302a)}.chip[data-hue=\"7\"]{background:light-dark(#dfdfdf,#3f4349)}.chip:hover{box-shadow:inset 0 0 0 1px var(--muted)}.chip.blank{color:var(--muted)}.chip.found{box-shadow:inset 0 -3px 0 var(--accent)}.chip[aria-selected=true]{box-shadow:inset 0 0 0 2px var(--ink)}.chip.plain{background:var(--raised);cursor:inherit;vertical-align:bottom;margin:1px 3px 1px 0;display:inline-block}.experts td{white-space:nowrap}.experts td.tokens{white-space:normal;min-width:22em}.experts tr.selected{background:var(--raised)}.experts table+button,.experts .scroll+button{margin-top:12px}.partner{margin-right:12px;display:inline-block}.partner sub{color:var(--muted);margin-left:3px;font-size:11px}.sparkline path,.sparkline rect{fill:var(--muted)}.comparison{margin-top:32px}.comparison-parts{grid-template-columns:minmax(0,1fr) minmax(0,1fr);gap:32px 40px;display:grid}.changed button{border-color:#0000;grid-template-columns:9em 6em 120px auto;place-items:center start;gap:12px;width:100%;padding:2px 4px;display:grid}.changed button[aria-pressed=true]{border-color:var(--ink)}.changed .chip{max-width:100%}.size figure{margin:24px 0 32px}.parts{gap:2px;height:56px;margin-bottom:10px;display:flex}.parts i{min-width:2px}[data-kind=idle]{background:#262b34}[data-kind=active]{background:var(--lit)}[data-kind=shared]{background:light-dark(#c58a2b,#c98d2c)}[data-kind=other]{background:light-dark(#9aa1ad,#7b828e)}.touched td{white-space:nowrap}.share{background:#262b34;max-width:420px;height:14px;margin-bottom:14px;display:block}.share i{background:var(--lit);height:100%;display:block}.touched .share{vertical-align:-2px;width:180px;margin:0 12px 0 0;display:inline-block}.limits{padding-left:18px;list-style:outside}.limits li{max-width:72ch;margin-bottom:6px}.provenance{grid-template-columns:repeat(auto-fill,minmax(220px,1fr));gap:6px 32px;font-size:13px;display:grid}.provenance dt{color:var(--muted)}.provenance dd{overflow-wrap:anywhere}.steps{border-bottom:1px solid var(--rule);flex-wrap:wrap;gap:0 6px;margin-bottom:26px;display:flex}.steps button{color:var(--muted);background:0 0;border:0;border-bottom:3px solid #0000;border-radius:0;margin-bottom:-1px;padding:8px 14px 8px 0;font-size:14px}.steps button[aria-current]{border-bottom-color:var(--accent);color:var(--ink)}.step{grid-template-columns:minmax(0,1fr) minmax(0,400px);gap:24px 48px;min-height:430px;display:grid}.sides .house{max-width:340px;position:static}.sides .step{grid-template-columns:minmax(0,1fr);align-content:start}.sentence{text-wrap:pretty;max-width:44ch;margin-bottom:18px;font-size:21px;font-weight:400;line-height:1.35}.context{background:var(--raised);font:14px / 1.7 var(--mono);white-space:pre-wrap;border-radius:4px;max-height:300px;margin:0 0 12px;padding:14px 16px;overflow:auto}.context mark{background:var(--lit);color:#1c1e22;white-space:pre;border-radius:3px;padding:2px 3px}.context .after{color:var(--muted)}.details{flex-wrap:wrap;gap:4px 28px;display:flex}.details dt{color:var(--muted);font-size:13px}.house{background:var(--night);border:1px solid var(--rule);border-radius:6px;align-self:start;padding:18px;position:sticky;top:60px}.house figcaption{color:#c9ccd2;margin-top:14px;font-size:13px}.windows{gap:4px;display:grid}.windows span{--glow:color-mix(in oklab, var(--lit) calc(var(--light) * 100%), #262b34);aspect-ratio:1;color:#9aa1ad;background:#262b34;border-radius:2px;justify-content:center;align-items:center;width:100%;min-width:0;transition:background-color .35s;display:flex}.windows [data-state=waiting]{color:#d5d8dd;background:#3a414d}.windows [data-state=glow],.windows [data-state=lit]{background:var(--glow);color:#fff}.windows [data-bright]{color:#14171d}.windows [data-chosen]{font-weight:700;box-shadow:0 0 0 2px #fff}.windows [data-state=masked]{background:repeating-linear-gradient(135deg,#262b34 0 3px,#1a1e25 3px 6px)}.windows [data-state=idle]{color:#868d99;background:#1b1f26}.windows [data-state=dropped]{box-shadow:0 0 0 2px var(--lit);color:#fff;background:#1b1f26}.chart{max-width:640px;margin:0 0 14px}.bar.in,rect.in{fill:var(--accent)}.bar.out,rect.out{fill:light-dark(#aeb3bc,#565d69)}.bar.masked,rect.masked{fill:none;stroke:light-dark(#aeb3bc,#565d69);stroke-dasharray:2 2}.tick{fill:var(--ink)}.even{stroke:var(--ink);stroke-dasharray:4 4}.scores{margin-bottom:14px}.scores td,.scores th{padding:3px 26px 3px 0}.scores .in td{font-weight:600}.scores .out td{color:var(--muted)}.scores .in+.out td{border-top:2px solid var(--accent)}.formula{color:var(--muted);font:12px / 1.5 var(--mono)}.picks{flex-wrap:wrap;gap:8px;margin-bottom:18px;display:flex}.picks li{border:1px solid var(--rule);border-radius:4px;padding:5px 10px;font-size:13px}.picks b{font-size:17px}.picks span{color:var(--muted);margin-left:8px}.picks .dropped{border-style:dashed}.big{font:400 17px / 1.2 var(--serif);margin-bottom:10px}.big b{font-size:44px}.together div{grid-template-columns:10em minmax(0,1fr);gap:0 12px;margin-bottom:8px;display:grid}.together dt{padding-top:4px;font-size:13px}.weights{gap:2px;max-width:640px;height:36px;margin-bottom:16px;display:flex}.weights span{background:var(--lit);color:#14171d;flex-basis:0;justify-content:center;align-items:center;min-width:2px;font-size:12px;font-weight:600;display:flex;overflow:hidden}.turn{border-top:1px solid var(--rule);color:var(--muted);align-items:center;gap:18px;margin-top:24px;padding-top:14px;font-size:13px;display:flex}.turn button{padding:6px 18px;font-size:15px}@media (width<=820px){.page{padding:0 16px 48px}h1{margin-top:24px;font-size:28px}.sides,.comparison-parts,.step{grid-template-columns:minmax(0,1fr)}.house{position:static}.top nav{overflow-x:auto}nav a{margin-right:12px}.top nav{white-space:nowrap}.theme span{display:none}.steps button{padding-right:8px;font-size:13px}.verdict-sentence{font-size:20px}.figures{gap:14px 28px}.touched .share{width:110px;margin-bottom:4px;display:block}.changed button{grid-template-columns:7em 5em 1fr}.together div{grid-template-columns:minmax(0,1fr)}}@media (prefers-reduced-motion:no-preference){:root{scroll-behavior:smooth}}@media (prefers-reduced-motion:reduce){.windows span{transition:none}}@media (forced-colors:active){.windows span,.chip,.parts i,.share i,.weights span{forced-color-adjust:none}}@media print{:root{--paper:#fff}:root,.page[data-theme]{color-scheme:light}.page{-webkit-print-color-adjust:exact;print-color-adjust:exact;max-width:none;padding:0;font-size:11px}.top,.cell-mark,.steps,.controls,.search,.turn,.pager,button:not(.steps button,.experts button,.changed button){display:none}.canvas-frame canvas,.chart svg{max-width:100%;height:auto!important}h2{break-after:avoid}.lines{contain:none}.line{position:static}.scroll{max-height:none;overflow:visible}.step{break-inside:avoid;grid-template-columns:minmax(0,1fr) 200px;min-height:0;margin-bottom:24px}.house{padding:10px;position:static}main>section{margin-top:28px}figure,tr,.line{break-inside:avoid}}";
+var ic = ":root,:host{--ink:light-dark(#1c1e22,#ebe8e1);--muted:light-dark(#5a5f69,#a3a7af);--rule:light-dark(#dcd8cf,#33373e);--paper:light-dark(#fbfaf7,#15171b);--raised:light-dark(#f2efe8,#1e2126);--accent:light-dark(#a8420a,#ffa24d);--tint:light-dark(#f0a15c,#b5651f);--night:#14171d;--lit:#ffb02e;--serif:\"Iowan Old Style\", \"Palatino Linotype\", Palatino, \"Book Antiqua\", Georgia, \"DejaVu Serif\", serif;--sans:system-ui, -apple-system, \"Segoe UI\", Roboto, \"Helvetica Neue\", \"DejaVu Sans\", sans-serif;--mono:ui-monospace, Menlo, Consolas, \"DejaVu Sans Mono\", monospace;color-scheme:light dark}body{background:var(--paper);margin:0}.page{color:var(--ink);background:var(--paper);font:15px / 1.5 var(--sans);font-variant-numeric:tabular-nums;overflow-wrap:break-word;-moz-text-size-adjust:100%;text-size-adjust:100%;max-width:1180px;margin:0 auto;padding:0 32px 64px}.page[data-theme=light]{color-scheme:light}.page[data-theme=dark]{color-scheme:dark}body:has(.page[data-theme=light]){color-scheme:light}body:has(.page[data-theme=dark]){color-scheme:dark}*,:before,:after{box-sizing:border-box}h1,h2,h3,.sentence,.verdict-sentence{font-family:var(--serif);text-wrap:balance;font-weight:600;line-height:1.2}h1{letter-spacing:-.01em;margin:40px 0 12px;font-size:38px}h2{margin:0 0 6px;font-size:26px}h3{margin:0 0 8px;font-size:18px}p{max-width:68ch;margin:0 0 12px}main>section{border-top:1px solid var(--rule);margin-top:56px;padding-top:22px;scroll-margin-top:44px}main>section:focus{outline:none}:focus-visible{outline:2px solid var(--accent);outline-offset:2px}.lead,.note{color:var(--muted);margin-bottom:20px}.note{margin-bottom:4px}.fine{color:var(--muted);font-size:13px}.reading{max-width:50ch;margin:20vh auto;padding:0 24px;font:15px/1.5 system-ui,sans-serif}dl,dd,ol,ul,figure{margin:0;padding:0}ol,ul{list-style:none}table{border-collapse:collapse;text-align:left;font-size:13px}th,td{border-bottom:1px solid var(--rule);vertical-align:top;padding:5px 14px 5px 0}thead th{color:var(--muted);font-weight:500}tbody th{font-weight:600}caption{text-align:left;padding-bottom:8px}svg{display:block;overflow:visible}svg text{fill:var(--muted);font:11px var(--sans)}.axis{stroke:var(--muted)}.mark{stroke:var(--accent);stroke-width:1.5px}.scroll{max-height:430px;overflow:auto}.scroll thead th{background:var(--paper);position:sticky;top:0}footer{border-top:1px solid var(--rule);margin-top:56px;padding-top:22px}.top{background:var(--paper);border-bottom:1px solid var(--rule);z-index:2;justify-content:space-between;align-items:center;gap:8px 24px;padding:9px 0;display:flex;position:sticky;top:0}header{display:contents}nav a{color:var(--muted);margin-right:18px;font-size:13px;text-decoration:none;display:inline-block}nav a:hover{color:var(--accent)}label,.picked{color:var(--muted);white-space:nowrap;font-size:13px}.picked b{color:var(--ink);font-family:var(--mono);white-space:pre}.controls{flex-wrap:wrap;align-items:center;gap:8px 20px;min-height:30px;margin:0 0 14px;display:flex}button,select,input{background:var(--paper);border:1px solid var(--muted);color:var(--ink);font:13px / 1.4 var(--sans);border-radius:4px;padding:3px 9px}input[type=search]{width:15em}input[type=number]{width:5em}input[type=checkbox]{accent-color:var(--accent);vertical-align:-1px;margin:0}button{cursor:pointer}button:hover:not(:disabled){border-color:var(--accent);color:var(--accent)}button:disabled{border-color:var(--rule);color:var(--muted);cursor:default}.theme{align-items:center;gap:8px;display:flex}.pager{gap:4px;display:flex}.legend{color:var(--muted);flex-wrap:wrap;gap:4px 12px;font-size:12px;display:flex}.legend i{vertical-align:-1px;border-radius:2px;width:18px;height:12px;margin-right:5px;display:inline-block}.legend-text{color:var(--muted);margin:0;font-size:12px}.ramp{background:linear-gradient(to right, transparent, var(--tint));border:1px solid var(--rule);vertical-align:-2px;width:90px;height:12px;display:inline-block}.sides{grid-template-columns:1fr 1fr;gap:32px 40px;display:grid}.side{min-width:0}.side-name{color:var(--muted);font-size:13px}.side-name b{border:1px solid var(--muted);color:var(--ink);border-radius:3px;margin-right:4px;padding:0 6px}.verdict-sentence{text-wrap:pretty;max-width:46ch;font-size:23px;font-weight:400;line-height:1.35}.status{white-space:nowrap}.status[data-status=imbalanced],.status[data-status=collapsed]{color:var(--accent)}.figures{flex-wrap:wrap;gap:18px 44px;margin:26px 0;display:flex}.figures div{flex-direction:column-reverse;display:flex}.figures dd{font:600 26px / 1.2 var(--serif)}.figures dt{color:var(--muted);font-size:13px}summary{color:var(--muted);cursor:pointer;margin-bottom:8px;font-size:13px}.layers{min-width:880px}.layers .words{color:var(--muted);min-width:26em}.canvas-frame{cursor:crosshair;position:relative}.canvas-frame canvas{pointer-events:none;display:block}.cell-mark{border:2px solid var(--ink);outline:1px solid var(--paper);pointer-events:none;position:absolute}.readout{margin:8px 0 0;font-size:13px}.passes{margin-top:30px}.passes figcaption{max-width:68ch;margin-bottom:10px;font-size:14px}.column{fill:var(--muted)}.search{flex-wrap:wrap;align-items:center;gap:8px;margin-bottom:10px;font-size:13px;display:flex}.text-frame{border:1px solid var(--rule);border-radius:4px;padding:0 8px;position:relative;overflow-y:auto}.lines{contain:strict;position:relative}.line{gap:2px;height:28px;padding:2px 0;display:flex;position:absolute;left:0}.chip{background:color-mix(in oklab, var(--tint) calc(var(--amount,0) * 62%), transparent);cursor:pointer;font:13px / 24px var(--mono);white-space:pre;border-radius:3px;height:24px;padding:0 4px;overflow:hidden}.chip sub{color:var(--ink);font:10px / 1 var(--mono);letter-spacing:-.02em;vertical-align:-3px;margin-left:2px}.chip[data-hue=\"0\"]{background:light-dark(#cfe0f3,#23405f)}.chip[data-hue=\"1\"]{background:light-dark(#fbdcb9,#5f3d17)}.chip[data-hue=\"2\"]{background:light-dark(#cdeadd,#1c4a3b)}.chip[data-hue=\"3\"]{background:light-dark(#f3cfe0,#5a2844)}.chip[data-hue=\"4\"]{background:light-dark(#e6e2b4,#4a4714)}.chip[data-hue=\"5\"]{background:light-dark(#d9d3f2,#3c3566)}.chip[data-hue=\"6\"]{background:light-dark(#f6d0c7,#61302a)}.chip[data-hue=\"7\"]{background:light-dark(#dfdfdf,#3f4349)}.chip:hover{box-shadow:inset 0 0 0 1px var(--muted)}.chip.blank{color:var(--muted)}.chip.found{box-shadow:inset 0 -3px 0 var(--accent)}.chip[aria-selected=true]{box-shadow:inset 0 0 0 2px var(--ink)}.chip.plain{background:var(--raised);cursor:inherit;vertical-align:bottom;margin:1px 3px 1px 0;display:inline-block}.experts td{white-space:nowrap}.experts td.tokens{white-space:normal;min-width:22em}.experts tr.selected{background:var(--raised)}.experts table+button,.experts .scroll+button{margin-top:12px}.partner{margin-right:12px;display:inline-block}.partner sub{color:var(--muted);margin-left:3px;font-size:11px}.sparkline path,.sparkline rect{fill:var(--muted)}.comparison{margin-top:32px}.comparison-parts{grid-template-columns:minmax(0,1fr) minmax(0,1fr);gap:32px 40px;display:grid}.changed button{border-color:#0000;grid-template-columns:9em 6em 120px auto;place-items:center start;gap:12px;width:100%;padding:2px 4px;display:grid}.changed button[aria-pressed=true]{border-color:var(--ink)}.changed .chip{max-width:100%}.size figure{margin:24px 0 32px}.parts{gap:2px;height:56px;margin-bottom:10px;display:flex}.parts i{min-width:2px}[data-kind=idle]{background:#262b34}[data-kind=active]{background:var(--lit)}[data-kind=shared]{background:light-dark(#c58a2b,#c98d2c)}[data-kind=other]{background:light-dark(#9aa1ad,#7b828e)}.touched td{white-space:nowrap}.share{background:#262b34;max-width:420px;height:14px;margin-bottom:14px;display:block}.share i{background:var(--lit);height:100%;display:block}.touched .share{vertical-align:-2px;width:180px;margin:0 12px 0 0;display:inline-block}.limits{padding-left:18px;list-style:outside}.limits li{max-width:72ch;margin-bottom:6px}.provenance{grid-template-columns:repeat(auto-fill,minmax(220px,1fr));gap:6px 32px;font-size:13px;display:grid}.provenance dt{color:var(--muted)}.provenance dd{overflow-wrap:anywhere}.steps{border-bottom:1px solid var(--rule);flex-wrap:wrap;gap:0 6px;margin-bottom:26px;display:flex}.steps button{color:var(--muted);background:0 0;border:0;border-bottom:3px solid #0000;border-radius:0;margin-bottom:-1px;padding:8px 14px 8px 0;font-size:14px}.steps button[aria-current]{border-bottom-color:var(--accent);color:var(--ink)}.step{grid-template-columns:minmax(0,1fr) minmax(0,400px);gap:24px 48px;min-height:430px;display:grid}.sides .house{max-width:340px;position:static}.sides .step{grid-template-columns:minmax(0,1fr);align-content:start}.sentence{text-wrap:pretty;max-width:44ch;margin-bottom:18px;font-size:21px;font-weight:400;line-height:1.35}.context{background:var(--raised);font:14px / 1.7 var(--mono);white-space:pre-wrap;border-radius:4px;max-height:300px;margin:0 0 12px;padding:14px 16px;overflow:auto}.context mark{background:var(--lit);color:#1c1e22;white-space:pre;border-radius:3px;padding:2px 3px}.context .after{color:var(--muted)}.details{flex-wrap:wrap;gap:4px 28px;display:flex}.details dt{color:var(--muted);font-size:13px}.house{background:var(--night);border:1px solid var(--rule);border-radius:6px;align-self:start;padding:18px;position:sticky;top:60px}.house figcaption{color:#c9ccd2;margin-top:14px;font-size:13px}.windows{gap:4px;display:grid}.windows span{--glow:color-mix(in oklab, var(--lit) calc(var(--light) * 100%), #262b34);aspect-ratio:1;color:#9aa1ad;background:#262b34;border-radius:2px;justify-content:center;align-items:center;width:100%;min-width:0;transition:background-color .35s;display:flex}.windows [data-state=waiting]{color:#d5d8dd;background:#3a414d}.windows [data-state=glow],.windows [data-state=lit]{background:var(--glow);color:#fff}.windows [data-bright]{color:#14171d}.windows [data-chosen]{font-weight:700;box-shadow:0 0 0 2px #fff}.windows [data-state=masked]{background:repeating-linear-gradient(135deg,#262b34 0 3px,#1a1e25 3px 6px)}.windows [data-state=idle]{color:#868d99;background:#1b1f26}.windows [data-state=dropped]{box-shadow:0 0 0 2px var(--lit);color:#fff;background:#1b1f26}.chart{max-width:640px;margin:0 0 14px}.bar.in,rect.in{fill:var(--accent)}.bar.out,rect.out{fill:light-dark(#aeb3bc,#565d69)}.bar.masked,rect.masked{fill:none;stroke:light-dark(#aeb3bc,#565d69);stroke-dasharray:2 2}.tick{fill:var(--ink)}.even{stroke:var(--ink);stroke-dasharray:4 4}.scores{margin-bottom:14px}.scores td,.scores th{padding:3px 26px 3px 0}.scores .in td{font-weight:600}.scores .out td{color:var(--muted)}.scores .in+.out td{border-top:2px solid var(--accent)}.formula{color:var(--muted);font:12px / 1.5 var(--mono)}.picks{flex-wrap:wrap;gap:8px;margin-bottom:18px;display:flex}.picks li{border:1px solid var(--rule);border-radius:4px;padding:5px 10px;font-size:13px}.picks b{font-size:17px}.picks span{color:var(--muted);margin-left:8px}.picks .dropped{border-style:dashed}.big{font:400 17px / 1.2 var(--serif);margin-bottom:10px}.big b{font-size:44px}.together div{grid-template-columns:10em minmax(0,1fr);gap:0 12px;margin-bottom:8px;display:grid}.together dt{padding-top:4px;font-size:13px}.weights{gap:2px;max-width:640px;height:36px;margin-bottom:16px;display:flex}.weights span{background:var(--lit);color:#14171d;flex-basis:0;justify-content:center;align-items:center;min-width:2px;font-size:12px;font-weight:600;display:flex;overflow:hidden}.turn{border-top:1px solid var(--rule);color:var(--muted);align-items:center;gap:18px;margin-top:24px;padding-top:14px;font-size:13px;display:flex}.turn button{padding:6px 18px;font-size:15px}@media (width<=820px){.page{padding:0 16px 48px}h1{margin-top:24px;font-size:28px}.sides,.comparison-parts,.step{grid-template-columns:minmax(0,1fr)}.house{position:static}.top nav{overflow-x:auto}nav a{margin-right:12px}.top nav{white-space:nowrap}.theme span{display:none}.steps button{padding-right:8px;font-size:13px}.verdict-sentence{font-size:20px}.figures{gap:14px 28px}.touched .share{width:110px;margin-bottom:4px;display:block}.changed button{grid-template-columns:7em 5em 1fr}.together div{grid-template-columns:minmax(0,1fr)}}@media (prefers-reduced-motion:no-preference){:root{scroll-behavior:smooth}}@media (prefers-reduced-motion:reduce){.windows span{transition:none}}@media (forced-colors:active){.windows span,.chip,.parts i,.share i,.weights span{forced-color-adjust:none}}@media print{:root{--paper:#fff}:root,.page[data-theme]{color-scheme:light}.page{-webkit-print-color-adjust:exact;print-color-adjust:exact;max-width:none;padding:0;font-size:11px}.top,.cell-mark,.steps,.controls,.search,.turn,.pager,button:not(.steps button,.experts button,.changed button){display:none}.canvas-frame canvas,.chart svg{max-width:100%;height:auto!important}h2{break-after:avoid}.lines{contain:none}.line{position:static}.scroll{max-height:none;overflow:visible}.step{break-inside:avoid;grid-template-columns:minmax(0,1fr) 200px;min-height:0;margin-bottom:24px}.house{padding:10px;position:static}main>section{margin-top:28px}figure,tr,.line{break-inside:avoid}}";
 // src/widget.tsx
-function rc({ model: e, el: t }) {
+function ac({ model: e, el: t }) {
 	let n = t.attachShadow({ mode: "open" }), r = document.createElement("style");
-	r.textContent = nc;
+	r.textContent = ic;
 	let i = document.createElement("div");
 	n.append(r, i);
 	let a = async () => {
 		let t = e.get("payload");
-		t?.byteLength && j(/* @__PURE__ */ R(Vs, { payload: Xs(await Ys(new Uint8Array(t.buffer, t.byteOffset, t.byteLength))) }, Date.now()), i);
+		t?.byteLength && j(/* @__PURE__ */ R(Us, { payload: Qs(await Zs(new Uint8Array(t.buffer, t.byteOffset, t.byteLength))) }, Date.now()), i);
 	};
 	return a(), e.on("change:payload", a), () => {
 		e.off("change:payload", a), j(null, i);
 	};
 }
-var ic = { render: rc };
-export { ic as default };
+var oc = { render: ac };
+export { oc as default };
