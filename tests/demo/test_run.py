@@ -217,6 +217,8 @@ def test_a_run_leaves_a_sample_with_everything_that_can_be_recorded(tmp_path):
     # Rounding in float32, where a sum is much shorter than its parts.
     assert (sample.sum_error < 1e-4).all()
     assert sample.metadata["created"].endswith("+00:00")
+    assert sample.metadata["dtype"] == "float32"
+    assert sample.metadata["backends"]["prompt"] in ("native", "torch")
     assert sample.metadata["token_strings"].keys() == {str(token) for token in sample.token_ids.tolist()}
     shape = RecordedShape.from_metadata(sample.metadata)
     assert shape == RecordedShape.from_metadata(whole.metadata)

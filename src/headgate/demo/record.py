@@ -16,6 +16,7 @@ from headgate.demo.corpus import Corpus, held_out_pieces
 from headgate.demo.model import is_routed
 from headgate.demo.tokenizer import Tokenizer, token_strings
 from headgate.flow import Routing
+from headgate.kernels.backends import choose_backend
 from headgate.nn import PassNorms, measure_norms, tap
 from headgate.observe.record import trace_of
 from headgate.observe.shape import describe_shape
@@ -80,13 +81,16 @@ def record_sample(model: nn.Module, corpus: Corpus, tokenizer: Tokenizer, config
 def _metadata(model: nn.Module, token_ids: Tensor, tokenizer: Tokenizer, config: DemoConfig) -> dict[str, Any]:
     occurring = sorted(set(token_ids.flatten().tolist()))
     sizes = {"num_layers": config.model.num_layers, "vocab_size": tokenizer.get_vocab_size()}
+    device, dtype = torch.device(config.training.device), next(model.parameters()).dtype
     return {
         "model": "headgate demo",
         "config": config.to_dict(),
         "token_strings": dict(zip(map(str, occurring), token_strings(tokenizer, occurring), strict=True)),
         "headgate": importlib.metadata.version("headgate"),
         "torch": torch.__version__,
+        "dtype": str(dtype).removeprefix("torch."),
         "device": config.training.device,
+        "backends": {"prompt": choose_backend("experts", device_type=device.type, dtype=dtype).backend},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         **describe_shape(model, **sizes),
     }
