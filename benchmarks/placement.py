@@ -132,9 +132,12 @@ def compare_with_optimum(rebalance: Callable[..., Any]) -> list[list[object]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--eplb", type=Path, required=True, help="eplb.py of https://github.com/deepseek-ai/EPLB")
+    parser.add_argument("--eplb", type=Path, help="eplb.py of https://github.com/deepseek-ai/EPLB")
     parser.add_argument("--part", choices=("global", "nodes", "optimum"), default="global")
     options = parser.parse_args()
+    if options.eplb is None:
+        print("nothing to compare with: give --eplb, the file eplb.py of https://github.com/deepseek-ai/EPLB")
+        return
     rebalance = load_eplb(options.eplb)
     if options.part == "optimum":
         columns = ["experts", "devices", "slots", "headgate / optimum", "worst", "EPLB / optimum", "worst of EPLB"]
