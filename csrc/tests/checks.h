@@ -21,6 +21,7 @@ inline void require(bool holds, const std::string& what) {
 void check_experts_forward(Random& random);
 void check_experts_backward(Random& random);
 void check_route(Random& random);
+void check_layer(Random& random);
 void check_plan(Random& random);
 void check_probes(Random& random);
 

@@ -25,6 +25,7 @@ set(HEADGATE_CHECKS
   csrc/tests/experts_problem.cpp
   csrc/tests/experts_reference.cpp
   csrc/tests/gradients_reference.cpp
+  csrc/tests/layer_check.cpp
   csrc/tests/plan_check.cpp
   csrc/tests/probe_check.cpp
   csrc/tests/route_check.cpp

@@ -1,6 +1,6 @@
 // Calls the C ABI with random problems and compares with plain loops: headgate_fuzz WHAT ROUNDS SEED.
 //
-// WHAT is experts, gradients, route, plan, probes or all. Round i has the seed SEED + i, so one round can be repeated alone. Built
+// WHAT is experts, gradients, route, layer, plan, probes or all. Round i has the seed SEED + i, so one round can be repeated alone. Built
 // with a sanitizer (see fuzz.cmake), whose reports then name the round as well. That it would report anything is shown
 // by two mistakes that can be asked for: WHAT = overrun and race.
 #include <sanitizer/common_interface_defs.h>
@@ -45,6 +45,7 @@ constexpr Check kMistakes[] = {{"overrun", overrun}, {"race", race}};
 constexpr Check kChecks[] = {{"experts", fuzz::check_experts_forward},
                              {"gradients", fuzz::check_experts_backward},
                              {"route", fuzz::check_route},
+                             {"layer", fuzz::check_layer},
                              {"plan", fuzz::check_plan},
                              {"probes", fuzz::check_probes}};
 
@@ -77,7 +78,7 @@ bool passes(const Check& check, std::uint64_t num_rounds, std::uint64_t first_se
 
 int main(int argc, char** argv) {
   if (argc != 4) {
-    std::fprintf(stderr, "headgate_fuzz takes experts, gradients, route, plan, probes or all; the number of rounds; a seed\n");
+    std::fprintf(stderr, "headgate_fuzz takes experts, gradients, route, layer, plan, probes or all; the number of rounds; a seed\n");
     return 2;
   }
   __sanitizer_set_death_callback(say_how_to_repeat);

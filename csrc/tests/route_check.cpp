@@ -8,37 +8,13 @@
 #include "checks.h"
 #include "exact_memory.h"
 #include "numbers.h"
+#include "route_outputs.h"
 #include "route_problem.h"
 
 namespace fuzz {
 namespace {
 
-struct Outputs {
-  ExactArray<float> logits, scores, combine_weights;
-  ExactArray<std::int64_t> expert_ids, slot_of_row, token_of_row, expert_offsets, row_order, token_offsets;
-  ExactArray<std::uint8_t> drop_reason;
-
-  explicit Outputs(const RouteProblem& p)
-      : logits(p.input.num_tokens * p.router.num_experts),
-        scores(p.input.num_tokens * p.router.num_experts),
-        combine_weights(p.input.num_tokens * p.router.top_k),
-        expert_ids(p.input.num_tokens * p.router.top_k),
-        slot_of_row(p.input.num_tokens * p.router.top_k),
-        token_of_row(p.input.num_tokens * p.router.top_k),
-        expert_offsets(p.router.num_experts + 1),
-        row_order(p.input.num_tokens * p.router.top_k),
-        token_offsets(p.input.num_tokens + 1),
-        drop_reason(p.input.num_tokens * p.router.top_k) {}
-
-  int fill(const RouteProblem& p, const headgate_threads& threads) const {
-    const headgate_routing routing{logits.data(),         scores.data(),       expert_ids.data(),  combine_weights.data(),
-                                   slot_of_row.data(),    token_of_row.data(), expert_offsets.data(), row_order.data(),
-                                   token_offsets.data(), drop_reason.data()};
-    return headgate_route(&p.router, &p.input, &routing, &threads, p.isa);
-  }
-};
-
-void require_logits(const RouteProblem& p, const Outputs& out, std::int64_t token) {
+void require_logits(const RouteProblem& p, const RouteOutputs& out, std::int64_t token) {
   const std::int64_t d_model = p.router.d_model;
   for (std::int64_t e = 0; e < p.router.num_experts; ++e) {
     double sum = p.input.bias == nullptr ? 0.0 : read(p.input.bias, p.input.weight_dtype, e);
@@ -59,7 +35,7 @@ void require_logits(const RouteProblem& p, const Outputs& out, std::int64_t toke
   }
 }
 
-void require_scores(const RouteProblem& p, const Outputs& out, std::int64_t token) {
+void require_scores(const RouteProblem& p, const RouteOutputs& out, std::int64_t token) {
   const std::int64_t num_experts = p.router.num_experts;
   const float* const scores = out.scores.data() + token * num_experts;
   if (p.router.score == HEADGATE_LINEAR) return;
@@ -108,7 +84,7 @@ void limit_to_groups(const headgate_router& router, std::vector<float>& ranked) 
 }
 
 // The choice follows exactly from the scores or logits that came out: best first, ties to the lowest id.
-void require_choice(const RouteProblem& p, const Outputs& out, std::int64_t token) {
+void require_choice(const RouteProblem& p, const RouteOutputs& out, std::int64_t token) {
   const std::int64_t num_experts = p.router.num_experts, top_k = p.router.top_k;
   const float* const source = (p.router.select_on_logits ? out.logits : out.scores).data() + token * num_experts;
   std::vector<float> ranked;
@@ -124,7 +100,7 @@ void require_choice(const RouteProblem& p, const Outputs& out, std::int64_t toke
   }
 }
 
-void require_weights(const RouteProblem& p, const Outputs& out, std::int64_t token) {
+void require_weights(const RouteProblem& p, const RouteOutputs& out, std::int64_t token) {
   const std::int64_t top_k = p.router.top_k;
   if (p.router.score == HEADGATE_LINEAR && p.router.normalise == HEADGATE_NORMALISE_SUM) return;  // can cancel
   double sum = 0.0;
@@ -140,7 +116,7 @@ void require_weights(const RouteProblem& p, const Outputs& out, std::int64_t tok
 }
 
 // Whatever the numbers are: ids distinct and in range, and the plan a permutation sorted by expert, then by slot.
-void require_plan(const RouteProblem& p, const Outputs& out) {
+void require_plan(const RouteProblem& p, const RouteOutputs& out) {
   const std::int64_t num_experts = p.router.num_experts, top_k = p.router.top_k, num_tokens = p.input.num_tokens;
   for (std::int64_t t = 0; t < num_tokens; ++t) {
     std::vector<bool> is_taken(static_cast<std::size_t>(num_experts));
@@ -173,7 +149,7 @@ void require_same_bits(const char* name, const ExactArray<Value>& one, const Exa
   require(is_same, std::string(name) + " has other bits with one thread");
 }
 
-void require_refusals(const RouteProblem& p, const Outputs& out) {
+void require_refusals(const RouteProblem& p, const RouteOutputs& out) {
   const auto status = [&](auto change) {
     RouteProblem changed;
     changed.router = p.router;
@@ -194,7 +170,7 @@ void require_refusals(const RouteProblem& p, const Outputs& out) {
 }
 
 void compare(const RouteProblem& problem) {
-  const Outputs out(problem), alone(problem);
+  const RouteOutputs out(problem), alone(problem);
   require(out.fill(problem, problem.threads) == HEADGATE_OK, "status is not HEADGATE_OK");
   require_plan(problem, out);
   for (std::int64_t token = 0; token < problem.input.num_tokens; ++token) {

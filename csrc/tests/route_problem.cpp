@@ -76,11 +76,8 @@ ExactMemory make_numbers(Random& random, int dtype, std::int64_t size, RouteProb
   return memory;
 }
 
-}  // namespace
-
-RouteProblem make_route_problem(Random& random) {
-  RouteProblem problem;
-  draw_sizes(random, problem);
+// Everything but the sizes.
+void draw_rest(Random& random, RouteProblem& problem) {
   draw_formula(random, problem.router);
   headgate_router_input& input = problem.input;
   const headgate_router& router = problem.router;
@@ -104,6 +101,25 @@ RouteProblem make_route_problem(Random& random) {
   }
   problem.isa = pick_isa(random);
   problem.threads = pick_threads(random);
+}
+
+}  // namespace
+
+RouteProblem make_route_problem(Random& random) {
+  RouteProblem problem;
+  draw_sizes(random, problem);
+  draw_rest(random, problem);
+  return problem;
+}
+
+RouteProblem make_route_problem(Random& random, const headgate_experts& experts) {
+  RouteProblem problem;
+  problem.router.d_model = experts.d_model;
+  problem.router.num_experts = experts.num_experts + random.below(3);
+  if (problem.router.num_experts == 0) problem.router.num_experts = 1;
+  problem.router.top_k = random.between(1, problem.router.num_experts);
+  problem.input.num_tokens = experts.num_tokens;
+  draw_rest(random, problem);
   return problem;
 }
 

@@ -25,6 +25,9 @@ struct RouteProblem {
 
 RouteProblem make_route_problem(Random& random);
 
+// One for the tokens of `experts`, and for its experts and up to two that compute nothing.
+RouteProblem make_route_problem(Random& random, const headgate_experts& experts);
+
 }  // namespace fuzz
 
 #endif

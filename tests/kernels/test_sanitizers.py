@@ -52,7 +52,7 @@ def test_the_kernels_are_clean(sanitizer, tmp_path):
     program = str(build(sanitizer, tmp_path))
     result = run([program, "all", NUM_ROUNDS, SEED], tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
-    names = ("experts", "gradients", "route", "plan", "probes")
+    names = ("experts", "gradients", "route", "layer", "plan", "probes")
     assert result.stdout.splitlines() == [f"{name}: {NUM_ROUNDS} rounds passed" for name in names]
 
     # And it would have shown: a mistake is reported, with the round that made it.
