@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributed.tensor.parallel import parallelize_module
 
 import headgate
+from compare import assert_close
 from headgate.layout import ExpertLayout
 from headgate.parallel import ExpertParallel
 
@@ -83,13 +84,18 @@ def run_whole(case: Case) -> Outcome:
 def run_on_rank(case: Case) -> tuple[Outcome, tuple[int, ...]]:
     """This rank's tokens and experts: what it found, and which experts it holds."""
     layer = spread(case)
+    return run_layer_on_rank(layer, case), layer.experts.local_experts
+
+
+def run_layer_on_rank(layer: headgate.MoE, case: Case) -> Outcome:
+    """A layer whose experts are spread, on this rank's tokens."""
     rank = dist.get_rank()
     y, ids, x_grad = _run(layer, *(part.split(list(case.tokens))[rank] for part in _inputs(case)))
     grads = {
         name: None if parameter.grad is None else to_local(parameter.grad)
         for name, parameter in layer.named_parameters()
     }
-    return Outcome(y, ids, x_grad, grads), layer.experts.local_experts
+    return Outcome(y, ids, x_grad, grads)
 
 
 def spread(case: Case) -> headgate.MoE:
@@ -127,6 +133,22 @@ def join(parts: Sequence[tuple[Outcome, tuple[int, ...]]], num_experts: int) -> 
     return Outcome(
         torch.cat([outcome.y for outcome in outcomes]), ids, torch.cat([outcome.x_grad for outcome in outcomes]), grads
     )
+
+
+def check_parts(case: Case, parts: Sequence[tuple[Outcome, tuple[int, ...]]]) -> None:
+    """Require that the ranks' results are those of one process: ids equal, all else to rounding."""
+    expected, found = run_whole(case), join(parts, case.num_experts)
+    if expected.expert_ids is not None:
+        assert found.expert_ids.tolist() == expected.expert_ids.tolist()
+    terms = max(D, 2 * F, sum(case.tokens)) * case.num_experts
+    # Sums over tokens may cancel: their terms are about 1.
+    pairs = {"y": (found.y, expected.y), "x": (found.x_grad, expected.x_grad)}
+    assert [name for name, grad in found.grads.items() if grad is None] == [
+        name for name, grad in expected.grads.items() if grad is None
+    ]
+    pairs |= {name: (found.grads[name], grad) for name, grad in expected.grads.items() if grad is not None}
+    for name, (got, want) in pairs.items():
+        assert_close(name, got, want, dtype=case.dtype, terms=terms, scale=1e-1)
 
 
 def _inputs(case: Case) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from headgate.flow import DispatchPlan
 from headgate.kernels.rows import combine_rows, gather_rows
-from headgate.parallel.routes import Routes, plan_arrivals
+from headgate.parallel.routes import Placement, Routes, find_routes, plan_arrivals
 from headgate.parallel.transfer import Transfer
 
 RunExperts = Callable[[Tensor, DispatchPlan, Tensor], Tensor]
@@ -30,14 +30,16 @@ class Traffic:
         rows_sent: tokens to each rank: the distinct (token, rank) pairs; 0 to itself.
         rows_returned: partial sums to each rank; 0 to itself.
         choices_sent: (token, expert) rows that the tokens stand for: what a copy per choice would send.
+        rows_run: (token, expert) rows that this rank's experts got, its own tokens' among them.
         row_bytes: of one token, D times the size of a number.
         choice_bytes: of one choice: its pair and expert, int32 each, and its weight.
-        count_bytes: to each rank: the numbers of pairs and choices, int64 each.
+        count_bytes: to all other ranks: the numbers of pairs and choices, int64 each.
     """
 
     rows_sent: tuple[int, ...]
     rows_returned: tuple[int, ...]
     choices_sent: tuple[int, ...]
+    rows_run: int
     row_bytes: int
     choice_bytes: int
     count_bytes: int
@@ -60,7 +62,7 @@ class Traffic:
     @property
     def message_bytes(self) -> int:
         """Bytes to other ranks that are no rows: counts, and each choice's expert and weight."""
-        return self.choice_bytes * sum(self.choices_sent) + self.count_bytes * (len(self.rows_sent) - 1)
+        return self.choice_bytes * sum(self.choices_sent) + self.count_bytes
 
 
 class Exchange(NamedTuple):
@@ -71,15 +73,19 @@ class Exchange(NamedTuple):
     Attributes:
         group: W ranks.
         rank: this one.
+        placement: of the layer, over these ranks.
+        source: the number by which this rank chooses among replicas; its own where the group has all ranks.
     """
 
     group: dist.ProcessGroup
     rank: int
+    placement: Placement
+    source: int
 
     def run(
         self,
         x: Float[Tensor, "T D"],
-        routes: Routes,
+        plan: DispatchPlan,
         combine_weights: Float[Tensor, "A B"],
         run_experts: RunExperts,
         *,
@@ -92,7 +98,7 @@ class Exchange(NamedTuple):
 
         Args:
             x: [T, D], in the dtype in which it travels.
-            routes: of the rows of these tokens.
+            plan: of these tokens, for the experts of the whole placement.
             combine_weights: of the choice.
             run_experts: this rank's experts.
             num_experts: of this rank, and one more where zero-compute experts may occur.
@@ -106,6 +112,7 @@ class Exchange(NamedTuple):
             tokens exchanged by an all-to-all there and one back. DeepSeek-AI, "DeepSeek-V3 Technical Report", 2024,
             https://arxiv.org/abs/2412.19437, section 3.2.2: a token is sent once to a place, not once per expert.
         """
+        routes = find_routes(plan, self.placement.to(x.device), rank=self.rank, source=self.source)
         counts = _Counts.exchange(routes, self.group)
         pairs = Transfer(counts.pairs_sent, counts.pairs_received, self.group)
         rows = Transfer(counts.rows_sent, counts.rows_received, self.group)
@@ -116,14 +123,14 @@ class Exchange(NamedTuple):
         weights = rows.begin(combine_weights.flatten().index_select(0, routes.slot_of_row))
         beside = None if meanwhile is None else meanwhile()
         tokens, label, weights = pairs.end(tokens), labels.end(label), rows.end(weights)
-        plan = plan_arrivals(
+        arrived = plan_arrivals(
             _count_on(label[:, 0], counts.pairs_received, counts.rows_received),
             label[:, 1].long(),
             num_pairs=tokens.shape[0],
             num_experts=num_experts,
             max_rows_per_token=routes.max_rows_per_token,
         )
-        partial = run_experts(tokens, plan, weights[:, None])
+        partial = run_experts(tokens, arrived, weights[:, None])
         back = Transfer(counts.pairs_received, counts.pairs_sent, self.group)
         returned = back.end(back.begin(partial))
         ones = torch.ones(returned.shape[0], device=returned.device)
@@ -138,9 +145,10 @@ class Exchange(NamedTuple):
             rows_sent=to_others(counts.pairs_sent),
             rows_returned=to_others(counts.pairs_received),
             choices_sent=to_others(counts.rows_sent),
+            rows_run=sum(counts.rows_received),
             row_bytes=x.shape[1] * x.element_size(),
             choice_bytes=2 * torch.int32.itemsize + combine_weights.element_size(),
-            count_bytes=2 * torch.int64.itemsize,
+            count_bytes=2 * torch.int64.itemsize * (len(counts.pairs_sent) - 1),
         )
 
 

@@ -17,9 +17,10 @@ from headgate.experts import ExpertWeights, run_experts
 from headgate.flow import DispatchPlan
 from headgate.kernels.experts_call import Weights
 from headgate.nn.experts import Experts, compute_dtype
-from headgate.parallel.exchange import Exchange, Traffic
+from headgate.parallel.exchange import Traffic
 from headgate.parallel.replicas import GradientRule
-from headgate.parallel.routes import Placement, find_routes
+from headgate.parallel.routes import Placement
+from headgate.parallel.two_level import as_one_dimension, make_exchange
 
 
 class ShardedExperts(Experts):
@@ -32,7 +33,7 @@ class ShardedExperts(Experts):
 
     Args:
         experts: all of the layer's, with weights (this rank's are copied) or on the meta device.
-        mesh: of one dimension, W ranks.
+        mesh: of one dimension, W ranks; or of two, ("node", "ep"), whose exchange is in two levels.
         placement: of the layer, for W ranks.
         average_gradients: whether to divide gradients by W; see `ExpertParallel`.
     """
@@ -44,7 +45,7 @@ class ShardedExperts(Experts):
         self.spec, self.d_model, self.d_ff = experts.spec, experts.d_model, experts.d_ff
         self.num_experts = experts.num_experts
         self._up_name = experts._up_name
-        self.mesh, self.average_gradients = mesh, average_gradients
+        self._own_mesh, self.mesh, self.average_gradients = mesh, as_one_dimension(mesh), average_gradients
         # Set from outside for the time of a measurement: what is told of each forward pass.
         self.watcher: Callable[[Traffic], None] | None = None
         self.place(placement)
@@ -60,7 +61,7 @@ class ShardedExperts(Experts):
         """Route to this placement from now on; its weights are the caller's to bring."""
         group, rank = self.mesh.get_group(), self.mesh.get_local_rank()
         self.placement = placement
-        self._exchange = Exchange(group, rank)
+        self._exchange = make_exchange(self._own_mesh, placement)
         factor = 1.0 / self.mesh.size() if self.average_gradients else 1.0
         self._rule = GradientRule(placement, group, rank, factor)
 
@@ -71,10 +72,7 @@ class ShardedExperts(Experts):
 
     def set_local(self, name: str, local: Tensor, *, requires_grad: bool) -> None:
         """Make a parameter of this rank's part of it, [number of local experts, ...]."""
-        num_physical = sum(map(len, self.placement.rank_experts))
-        shape = torch.Size([num_physical, *local.shape[1:]])
-        stride = torch.empty(shape, device="meta").stride()
-        sharded = DTensor.from_local(local, self.mesh, [Shard(0)], run_check=False, shape=shape, stride=stride)
+        sharded = shard_local(local, self.mesh, self.placement)
         self.register_parameter(name, nn.Parameter(sharded, requires_grad=requires_grad))
 
     def reset_parameters(self) -> None:
@@ -137,11 +135,10 @@ class ShardedExperts(Experts):
             options: dict[str, Any] = {"apply_to": apply_to, "batch_invariant": batch_invariant}
             return run_experts(tokens, local_plan, local_weights, weights, function, **options)
 
-        placement = self.placement.to(x.device)
         has_zero_compute = plan.num_experts > self.num_experts
         y, shared, traffic = self._exchange.run(
             x.to(dtype),
-            find_routes(plan, placement, rank=self._exchange.rank),
+            plan,
             combine_weights,
             run_local,
             num_experts=len(self.local_experts) + has_zero_compute,
@@ -163,6 +160,14 @@ class ShardedExperts(Experts):
     def extra_repr(self) -> str:
         """Sizes, function and this rank's experts."""
         return f"{super().extra_repr()}, local_experts={self.local_experts}"
+
+
+def shard_local(local: Tensor, mesh: DeviceMesh, placement: Placement) -> DTensor:
+    """See this rank's part of a parameter, [number of its experts, ...], as its shard of all physical experts."""
+    num_physical = sum(map(len, placement.rank_experts))
+    shape = torch.Size([num_physical, *local.shape[1:]])
+    stride = torch.empty(shape, device="meta").stride()
+    return DTensor.from_local(local, mesh, [Shard(0)], run_check=False, shape=shape, stride=stride)
 
 
 def _local(parameter: Tensor) -> Tensor:

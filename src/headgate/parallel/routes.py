@@ -104,7 +104,7 @@ class Routes:
 
 
 @torch.no_grad()
-def find_routes(plan: DispatchPlan, placement: Placement, *, rank: int) -> Routes:
+def find_routes(plan: DispatchPlan, placement: Placement, *, rank: int, source: int | None = None) -> Routes:
     """Find the rank of each row of a plan, and the distinct (token, rank) pairs.
 
     Each replica of an expert gets every c-th of its rows, see `headgate.layout.choose_replicas`. Rows of zero-compute
@@ -114,6 +114,7 @@ def find_routes(plan: DispatchPlan, placement: Placement, *, rank: int) -> Route
         plan: of this rank's own tokens, for the experts of the whole layer.
         placement: of the layer.
         rank: this one.
+        source: the number by which this rank chooses among replicas; None = `rank`.
 
     References:
         DeepSeek-AI, "DeepSeek-V3 Technical Report", 2024, https://arxiv.org/abs/2412.19437, section 3.2.2: a token
@@ -133,7 +134,7 @@ def find_routes(plan: DispatchPlan, placement: Placement, *, rank: int) -> Route
     rows = plan.row_order
     token = plan.token_of_row[rows]
     expert = torch.searchsorted(plan.expert_offsets, rows, right=True) - 1
-    to_rank, local = _locate(expert, placement, rank)
+    to_rank, local = _locate(expert, placement, rank, rank if source is None else source)
     order, row_offsets = sort_slots(to_rank, num_ranks)
     token, to_rank = token[order], to_rank[order]
     key = to_rank * max(plan.num_tokens, 1) + token
@@ -154,11 +155,11 @@ def find_routes(plan: DispatchPlan, placement: Placement, *, rank: int) -> Route
     )
 
 
-def _locate(expert: Int[Tensor, " R"], placement: Placement, rank: int) -> tuple[Tensor, Tensor]:
+def _locate(expert: Int[Tensor, " R"], placement: Placement, rank: int, source: int) -> tuple[Tensor, Tensor]:
     """The rank and the number there of each row's expert, the rows sorted by token, then by slot."""
     is_real = expert < placement.num_experts
     known = expert.where(is_real, EMPTY)[:, None]
-    physical = choose_replicas(known, torch.full_like(expert, rank), placement.replicas)[:, 0]
+    physical = choose_replicas(known, torch.full_like(expert, source), placement.replicas)[:, 0]
     # A zero-compute expert has no physical one; what index -1 picks for it is replaced.
     to_rank = placement.rank_of_physical[physical].where(is_real, rank)
     local = placement.local_of_physical[physical].where(is_real, len(placement.rank_experts[rank]))

@@ -15,6 +15,7 @@ from headgate.nn.moe import MoE
 from headgate.parallel.agree import check_agreement
 from headgate.parallel.experts import ShardedExperts
 from headgate.parallel.routes import Placement
+from headgate.parallel.two_level import as_one_dimension
 
 
 class ExpertParallel(ParallelStyle):
@@ -30,6 +31,8 @@ class ExpertParallel(ParallelStyle):
 
     Every rank must run the same layers in the same order, forward and backward, also with no token: its experts may be
     needed.
+
+    On a mesh of two dimensions, ("node", "ep"), a token goes once to each node instead, and on from there.
 
     Args:
         layout: where experts live; None = dealt in the order of their ids, as `torch.chunk` does. A layout with one
@@ -73,8 +76,9 @@ class ExpertParallel(ParallelStyle):
                 "module.experts (=ShardedExperts) are spread over ranks already; use headgate.parallel.relayout to "
                 "move them"
             )
-        layout = self._layout_of(module, device_mesh)
-        check_agreement(_list_facts(module, layout), device_mesh.get_group())
+        ranks = as_one_dimension(device_mesh)
+        layout = self._layout_of(module, ranks)
+        check_agreement(_list_facts(module, layout), ranks.get_group())
         row = _pick_row(layout, self._num_applied)
         self._num_applied += 1
         _check_fit(layout, module, device_mesh)
