@@ -8,7 +8,6 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 _BURST = "256kb"  # more than one packet of 64 KiB, which veth passes on whole
 _LATENCY = "200ms"  # how long a packet may wait in the queue before it is thrown away
@@ -91,8 +90,3 @@ def _run(*arguments: str) -> None:
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     if done.returncode:
         raise HostsError(f"{' '.join(arguments)}: {done.stderr.strip()}")
-
-
-def sent_bytes(interface: str) -> int:
-    """Bytes that have left an interface of this process's host, headers of Ethernet, IP and TCP included."""
-    return int(Path(f"/sys/class/net/{interface}/statistics/tx_bytes").read_text(encoding="utf-8"))

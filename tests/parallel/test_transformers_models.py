@@ -49,3 +49,44 @@ def test_a_layout_with_replicas_and_unequal_ranks(ranks, name):
 
 def test_two_levels(ranks):
     check("deepseek_v3", ranks.run(4, models.run_on_rank, "deepseek_v3", None, 2))
+
+
+def test_a_checkpoint_is_loaded_rank_by_rank(ranks, tmp_path):
+    zoo.build("qwen3_moe").save_pretrained(tmp_path, max_shard_size="40KB")
+    check("qwen3_moe", ranks.run(3, models.load_on_rank, str(tmp_path), "qwen3_moe"))
+
+
+@pytest.mark.parametrize("lengths", [(5, 5), (9, 2), (1, 6)], ids=str)
+def test_generation_keeps_the_ranks_in_step(ranks, lengths):
+    model = zoo.build("mixtral")
+    expected = [models.generate(model, rank, lengths) for rank in range(2)]
+    assert ranks.run(2, models.generate_on_rank, "mixtral", lengths) == expected
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_every_architecture_of_the_interface(ranks, name):
+    check(name, ranks.run(2, models.run_on_rank, name))
+
+
+def test_what_cannot_be_spread_is_refused_on_every_rank(ranks):
+    outside = (
+        "transformer.blocks.0.ffn.experts (=DbrxExperts) runs its experts itself, and only experts that dispatch "
+        "through transformers' own interface can be spread over ranks; run this model on one"
+    )
+    assert ranks.run(2, models.refuse, "dbrx") == [outside] * 2
+    layers = (
+        "layout (=3 layers) must have one for each MoE layer of the model (=2), or one for all; plan for this model"
+    )
+    three = np.repeat(np.arange(8).reshape(1, 2, 4), 3, axis=0)
+    assert ranks.run(2, models.refuse, "mixtral", three) == [layers] * 2
+    experts = (
+        "layout (=10 experts on 2 devices) must be for the experts of model.layers.0.mlp.experts and the mesh's ranks "
+        "(=8 on 2); plan one with headgate place"
+    )
+    assert ranks.run(2, models.refuse, "mixtral", np.arange(10).reshape(1, 2, 5)) == [experts] * 2
+
+
+def test_ranks_with_different_models_are_refused_and_named(ranks):
+    for message in ranks.run(2, models.refuse, "mixtral", None, torch.float64):
+        assert message.startswith("dtype (=")
+        assert "on rank 1) must be the same on all ranks" in message
