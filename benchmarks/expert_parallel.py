@@ -58,19 +58,13 @@ def main(
 
 def _line(num_ranks: int, top_k: int, found: dict[str, Any]) -> list[object]:
     lower, upper = found["step_s_quartiles"]
-    copies = found["copies_bytes"]
-    return [
-        top_k,
-        num_ranks,
-        f"{found['step_s'] * 1e3:.1f}",
-        f"{lower * 1e3:.1f}-{upper * 1e3:.1f}",
-        f"{found['exchange_s'] * 1e3:.1f}",
-        f"{found['exchange_s'] / found['step_s']:.0%}",
-        f"{found['rows_bytes'] / 1e6:.3f}",
-        f"{copies / 1e6:.3f}",
-        f"{1 - found['rows_bytes'] / copies:.0%}" if copies else "",
-        f"{found['message_bytes'] / 1e6:.3f}",
-    ]
+    line = [top_k, num_ranks, f"{found['step_s'] * 1e3:.1f}", f"{lower * 1e3:.1f}-{upper * 1e3:.1f}"]
+    if "exchange_s" not in found:  # one process sends nothing
+        return line
+    rows, copies = found["rows_bytes"], found["copies_bytes"]
+    line += [f"{found['exchange_s'] * 1e3:.1f}", f"{found['exchange_s'] / found['step_s']:.0%}"]
+    sizes = [f"{size / 1e6:.3f}" for size in (rows, copies, found["message_bytes"])]
+    return [*line, *sizes[:2], f"{1 - rows / copies:.0%}", sizes[2]]
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ import headgate
 from headgate.dispatch import find_drops, plan_token_choice
 from headgate.parallel import ExpertParallel
 from headgate.parallel.exchange import Traffic
+from headgate.parallel.experts import ShardedExperts
+from headgate.parallel.traffic import measure_traffic
 from headgate.parallel.two_level import make_exchange
 
 
@@ -62,19 +64,20 @@ class Setting:
 def measure(setting: Setting) -> dict[str, Any] | None:
     """Time a step and the exchange alone, and count what one forward pass sends; None on all ranks but the first."""
     layer, tokens, mesh = _make(setting)
-    sent: list[Traffic] = []
-    layer.experts.watcher = sent.append
-    with torch.no_grad():
-        layer(tokens)
-    layer.experts.watcher = None
-    crossed = _count_crossing(layer, tokens, setting)
 
     def step() -> None:
         layer(tokens).square().mean().backward()
         layer.zero_grad()
 
-    calls = {"step_s": step, "exchange_s": _make_exchange_alone(layer, tokens, mesh)}
-    found = {"traffic": _describe(sent[0], setting), "crossed": crossed, **_time(calls, setting.rounds)}
+    calls: dict[str, Callable[[], None]] = {"step_s": step}
+    found: dict[str, Any] = {"traffic": {}, "crossed": 0}
+    if isinstance(layer.experts, ShardedExperts):
+        calls["exchange_s"] = _make_exchange_alone(layer, tokens, mesh)
+        with measure_traffic(layer) as record, torch.no_grad():
+            layer(tokens)
+        found["traffic"] = _describe(record[""][0], setting)
+        found["crossed"] = _count_crossing(layer, tokens, setting)
+    found |= _time(calls, setting.rounds)
     gathered: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(gathered, found)
     return _join(gathered, list(calls)) if dist.get_rank() == 0 else None

@@ -52,13 +52,13 @@ def test_two_levels(ranks):
 
 
 def test_a_checkpoint_is_loaded_rank_by_rank(ranks, tmp_path):
-    zoo.build("qwen3_moe").save_pretrained(tmp_path, max_shard_size="40KB")
+    models.build("qwen3_moe").save_pretrained(tmp_path, max_shard_size="40KB")
     check("qwen3_moe", ranks.run(3, models.load_on_rank, str(tmp_path), "qwen3_moe"))
 
 
 @pytest.mark.parametrize("lengths", [(5, 5), (9, 2), (1, 6)], ids=str)
 def test_generation_keeps_the_ranks_in_step(ranks, lengths):
-    model = zoo.build("mixtral")
+    model = models.build("mixtral")
     expected = [models.generate(model, rank, lengths) for rank in range(2)]
     assert ranks.run(2, models.generate_on_rank, "mixtral", lengths) == expected
 

@@ -28,7 +28,7 @@ def make_mesh(num_nodes: int = 1) -> DeviceMesh:
 
 def make_inputs(name: str, num_ranks: int) -> list[dict[str, Tensor]]:
     """Sequences of each rank, more on every rank than on the one before; the first has one."""
-    model = zoo.build(name)
+    model = build(name)
     inputs = zoo.example_inputs(model)
     ids = torch.randint(3, zoo.VOCABULARY, (num_ranks, 7), generator=torch.Generator().manual_seed(2))
     parts = []
@@ -40,15 +40,22 @@ def make_inputs(name: str, num_ranks: int) -> list[dict[str, Tensor]]:
 
 
 def train_once(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
-    """The output, after the gradients of its sum of squares."""
+    """The output, after the gradients of sum(y * target): of a sum of squares behind a norm, they would all be 0."""
     y = zoo.output_of(model(**inputs))
-    y.square().sum().backward()
+    target = torch.randn(y.shape, generator=torch.Generator().manual_seed(5))
+    (y * target).sum().backward()
     return y.detach()
+
+
+def build(name: str) -> Any:
+    """The same model in every process: what the zoo does not draw itself, transformers draws by the global seed."""
+    torch.manual_seed(0)
+    return zoo.build(name)
 
 
 def run_whole(name: str, num_ranks: int) -> Result:
     """One process: each rank's sequences in turn, as they don't look at each other, and the gradients of all."""
-    model = zoo.build(name)
+    model = build(name)
     outputs = [train_once(model, inputs) for inputs in make_inputs(name, num_ranks)]
     grads = {key: value.grad for key, value in model.named_parameters() if value.grad is not None}
     return {"outputs": outputs, "grads": grads}
@@ -58,7 +65,7 @@ def run_on_rank(name: str, slots: Any = None, num_nodes: int = 1) -> Result:
     """This rank's output and gradients; those of experts by (parameter, expert)."""
     num_ranks = dist.get_world_size()
     layout = None if slots is None else ExpertLayout(device_experts=slots, num_experts=zoo.NUM_EXPERTS)
-    model = expert_parallel(zoo.build(name), make_mesh(num_nodes), layout, average_gradients=False)
+    model = expert_parallel(build(name), make_mesh(num_nodes), layout, average_gradients=False)
     return measure(model, make_inputs(name, num_ranks)[dist.get_rank()])
 
 
@@ -84,7 +91,7 @@ def measure(model: nn.Module, inputs: dict[str, Tensor]) -> Result:
 
 def generate_on_rank(name: str, lengths: tuple[int, ...]) -> list[int]:
     """What this rank generates: another prompt and another number of tokens on each."""
-    model = expert_parallel(zoo.build(name), make_mesh())
+    model = expert_parallel(build(name), make_mesh())
     return generate(model, dist.get_rank(), lengths)
 
 
@@ -96,7 +103,7 @@ def generate(model: Any, rank: int, lengths: tuple[int, ...]) -> list[int]:
 
 def refuse(name: str, slots: Any = None, dtype: torch.dtype | None = None) -> str:
     """The message of what `expert_parallel` raises; rank 1 has the model in another dtype."""
-    model = zoo.build(name)
+    model = build(name)
     if dtype is not None and dist.get_rank() == 1:
         model = zoo.cast(model, dtype)
     layout = None if slots is None else ExpertLayout(device_experts=slots, num_experts=int(slots.max()) + 1)
