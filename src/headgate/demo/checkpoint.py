@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from headgate.demo.config import differing_fields
 from headgate.errors import ArtifactError
-from headgate.observe.files import explain_os_errors, sync_folder, write_synced
+from headgate.files import explain_os_errors, sync_folder, write_synced
 
 _FORMAT = "headgate-demo-checkpoint"
 _FORMAT_VERSION = 1

@@ -16,7 +16,7 @@ from headgate.demo.config import DemoConfig, ModelConfig, expert_width, router_s
 from headgate.demo.folder import CHECKPOINTS, CONFIG, TOKENIZER, read_json, write_json
 from headgate.demo.tokenizer import END, END_ID
 from headgate.errors import ArtifactError, SpecError
-from headgate.observe.files import explain_os_errors, replace_file
+from headgate.files import explain_os_errors, replace_file
 
 _WEIGHTS = "model.safetensors"
 
