@@ -1,0 +1,138 @@
+"""Processes that stay for the whole test session and run a test's function as the ranks of a gloo group.
+
+A start of Python and torch takes seconds; a call of processes that are there takes milliseconds.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import time
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+COLLECTIVE_TIMEOUT_S = 30
+# A rank whose peer failed sits in a collective; what it would say at last is not worth waiting for.
+GRACE_S = 2
+
+
+class RanksError(AssertionError):
+    """What went wrong on which rank: a traceback each, or that nothing came back in time."""
+
+
+class Ranks:
+    """Processes, started at the first call that needs them.
+
+    Args:
+        folder: where the groups meet; made and removed by the caller.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._workers: list[Any] = []
+        self._pipes: list[Connection] = []
+
+    def run(self, num_ranks: int, function: Callable[..., Any], *args: Any, timeout_s: float = 60) -> list[Any]:
+        """Call `function(*args)` on every rank of a gloo group of `num_ranks`; return what each returned, by rank.
+
+        Args:
+            num_ranks: W.
+            function: a function at the top of a module that can be imported (`parallel.NAME` for `tests/parallel`).
+            args: the same for all; `dist.get_rank()` tells the ranks apart.
+            timeout_s: for all of it.
+
+        Raises:
+            RanksError: a rank raised or did not answer. The processes are then replaced.
+        """
+        for rank in range(len(self._workers), num_ranks):
+            self._start(rank)
+        call = pickle.dumps((num_ranks, function, args))
+        for pipe in self._pipes[:num_ranks]:
+            pipe.send_bytes(call)
+        answers = self._collect(num_ranks, time.monotonic() + timeout_s)
+        failures = [f"rank {rank}: {answers[rank][1]}" for rank in sorted(answers) if not answers[rank][0]]
+        silent = [f"rank {rank}: no answer" for rank in range(num_ranks) if rank not in answers]
+        if failures or silent:
+            self.stop()
+            raise RanksError("\n".join(failures + silent))
+        return [answers[rank][1] for rank in range(num_ranks)]
+
+    def _collect(self, num_ranks: int, deadline: float) -> dict[int, tuple[bool, Any]]:
+        answers: dict[int, tuple[bool, Any]] = {}
+        waiting = dict(zip(self._pipes[:num_ranks], range(num_ranks), strict=True))
+        while waiting and (left := deadline - time.monotonic()) > 0:
+            for pipe in wait(list(waiting), left):
+                assert isinstance(pipe, Connection)
+                rank = waiting.pop(pipe)
+                try:
+                    answers[rank] = pickle.loads(pipe.recv_bytes())
+                except EOFError:
+                    answers[rank] = (False, "the process ended")
+                if not answers[rank][0]:
+                    deadline = min(deadline, time.monotonic() + GRACE_S)
+        return answers
+
+    def _start(self, rank: int) -> None:
+        context = get_context("spawn")
+        ours, theirs = context.Pipe()
+        worker = context.Process(target=serve, args=(rank, theirs, str(self._folder)), daemon=True)
+        worker.start()
+        theirs.close()
+        self._workers.append(worker)
+        self._pipes.append(ours)
+
+    def stop(self) -> None:
+        """End the processes; the next `run` starts others."""
+        for pipe in self._pipes:
+            pipe.close()
+        for worker in self._workers:
+            worker.join(GRACE_S)
+            if worker.is_alive():
+                worker.kill()
+                worker.join()
+        self._workers, self._pipes = [], []
+
+
+def serve(rank: int, pipe: Connection, folder: str) -> None:
+    """Answer calls until the other end closes the pipe."""
+    torch.set_num_threads(1)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    while True:
+        try:
+            num_ranks, function, args = pickle.loads(pipe.recv_bytes())
+        except EOFError:
+            break
+        try:
+            _join_group(rank, num_ranks, folder)
+            answer = (True, function(*args))
+        except Exception:  # noqa: BLE001  Whatever the function raises is the test's to see.
+            answer = (False, traceback.format_exc())
+        pipe.send_bytes(pickle.dumps(answer))
+
+
+def _join_group(rank: int, num_ranks: int, folder: str) -> None:
+    """Make the default group have `num_ranks` ranks; what tests made in another goes with it."""
+    if dist.is_initialized():
+        if dist.get_world_size() == num_ranks:
+            return
+        dist.destroy_process_group()
+    # Each meeting needs a place of its own: ranks that were in no group of the size before would find old names.
+    place = Path(folder) / f"group-of-{num_ranks}-at-{_count_meetings(folder, num_ranks, rank)}"
+    timeout = timedelta(seconds=COLLECTIVE_TIMEOUT_S)
+    dist.init_process_group("gloo", init_method=place.as_uri(), rank=rank, world_size=num_ranks, timeout=timeout)
+
+
+def _count_meetings(folder: str, num_ranks: int, rank: int) -> int:
+    """How often this rank has met a group of this size: the same on all of its ranks, who are called together."""
+    counter = Path(folder) / f"meetings-of-{num_ranks}-seen-by-{rank}"
+    seen = int(counter.read_text()) if counter.exists() else 0
+    counter.write_text(str(seen + 1))
+    return seen
