@@ -14,9 +14,11 @@ from torch import Tensor
 from headgate.demo.checkpoint import latest_checkpoint
 from headgate.demo.config import DemoConfig, ModelConfig, expert_width, router_spec
 from headgate.demo.folder import CHECKPOINTS, CONFIG, TOKENIZER, read_json, write_json
+from headgate.demo.model import DemoModel
 from headgate.demo.tokenizer import END, END_ID
 from headgate.errors import ArtifactError, SpecError
 from headgate.files import explain_os_errors, replace_file
+from headgate.parallel.checkpoint import load_checkpoint
 
 _WEIGHTS = "model.safetensors"
 
@@ -43,11 +45,8 @@ def export_mixtral(run: Path, out: Path) -> Path:
     if checkpoint is None:
         raise ArtifactError(f"{run} has no checkpoint yet; let headgate demo run until it has saved one")
     with explain_os_errors("read", checkpoint):
-        content, tokenizer = (checkpoint / _WEIGHTS).read_bytes(), (run / TOKENIZER).read_bytes()
-    try:
-        tensors = decode(content)
-    except SafetensorError as error:
-        raise ArtifactError(f"{checkpoint / _WEIGHTS} is broken ({error}); train the demo again") from error
+        tokenizer = (run / TOKENIZER).read_bytes()
+    tensors = _read_tensors(checkpoint, config.model)
     with explain_os_errors("write", out):
         out.mkdir(parents=True, exist_ok=True)
     vocab_size = tensors["embedding.weight"].shape[0]
@@ -56,6 +55,19 @@ def export_mixtral(run: Path, out: Path) -> Path:
     replace_file(out / TOKENIZER, tokenizer)
     replace_file(out / _WEIGHTS, encode(mixtral_tensors(tensors, config.model), metadata={"format": "pt"}))
     return out
+
+
+def _read_tensors(checkpoint: Path, model: ModelConfig) -> dict[str, Tensor]:
+    if not (checkpoint / _WEIGHTS).exists():  # A run on several ranks wrote it.
+        trained = DemoModel(model)
+        load_checkpoint(checkpoint, trained, alone=True)
+        return trained.state_dict()
+    with explain_os_errors("read", checkpoint):
+        content = (checkpoint / _WEIGHTS).read_bytes()
+    try:
+        return decode(content)
+    except SafetensorError as error:
+        raise ArtifactError(f"{checkpoint / _WEIGHTS} is broken ({error}); train the demo again") from error
 
 
 def mixtral_config(config: DemoConfig, *, vocab_size: int) -> dict[str, Any]:

@@ -13,10 +13,10 @@ import json
 import os
 import pickle
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -29,6 +29,7 @@ from torch.futures import Future
 
 from headgate.errors import ArtifactError
 from headgate.files import explain_os_errors, sync_folder, write_synced
+from headgate.parallel.launch import num_ranks, on_first_rank, rank
 from headgate.parallel.state import (
     optimizer_settings,
     random_states,
@@ -41,8 +42,6 @@ _FORMAT = "headgate-parallel-checkpoint"
 _FORMAT_VERSION = 1
 _PREFIX = "step-"
 _STATE = "state.json"
-
-_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,22 +93,22 @@ def save_checkpoint(
     """
     final = Path(folder) / f"{_PREFIX}{step:08d}"
     partial = final.with_name(f".{final.name}.partial")
-    if _on_first_rank(final.exists):
+    if on_first_rank(final.exists):
         return final
-    _on_first_rank(lambda: _make_empty(partial))
+    on_first_rank(lambda: _make_empty(partial))
     try:
-        _write_tensors(partial, {**tensors_of(model, optimizer), **random_states(_rank())})
+        _write_tensors(partial, {**tensors_of(model, optimizer), **random_states(rank())})
         state = {
             "format": _FORMAT,
             "version": _FORMAT_VERSION,
             "step": step,
-            "num_ranks": _num_ranks(),
+            "num_ranks": num_ranks(),
             "optimizer": None if optimizer is None else optimizer_settings(model, optimizer),
             "values": dict(values or {}),
         }
-        _on_first_rank(lambda: _put_in_place(partial, final, state))
+        on_first_rank(lambda: _put_in_place(partial, final, state))
     finally:
-        if _rank() == 0:
+        if rank() == 0:
             shutil.rmtree(partial, ignore_errors=True)
     return final
 
@@ -120,7 +119,9 @@ def latest_checkpoint(folder: Path | str) -> Path | None:
     return found[-1] if found else None
 
 
-def load_checkpoint(path: Path | str, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> Resumed:
+def load_checkpoint(
+    path: Path | str, model: nn.Module, optimizer: torch.optim.Optimizer | None = None, *, alone: bool = False
+) -> Resumed:
     """Put a checkpoint into a model and its optimizer, whatever number of ranks and layout either has.
 
     Each rank reads the experts that it holds. Random numbers go on as they did where a rank of that number wrote the
@@ -131,18 +132,21 @@ def load_checkpoint(path: Path | str, model: nn.Module, optimizer: torch.optim.O
         path: the checkpoint's own folder, of `save_checkpoint`.
         model: of the same architecture; its parameters are written where they lie.
         optimizer: of that model and the same kind; None = leave its state in the checkpoint.
+        alone: this rank alone reads, into a model that holds all experts, and its random numbers stay as they are;
+            without, all ranks read together.
 
     Raises:
         ArtifactError: on all ranks alike: the checkpoint can't be read, or is of another model, and what differs.
     """
     path = Path(path)
-    state, saved = _on_first_rank(lambda: (_read_state(path), _read_shapes(path)))
+    is_alone = alone or not dist.is_initialized()
+    state, saved = _read_outline(path) if is_alone else on_first_rank(lambda: _read_outline(path))
     with torch.no_grad():
         tensors = tensors_of(model, optimizer)
         _require_same_tensors(path, saved, tensors, with_optimizer=optimizer is not None)
-        mine = {name: value for name, value in random_states(_rank()).items() if name in saved}
-        _read_tensors(path, {**tensors, **mine})
-    set_random_states(mine)
+        random = {} if alone else {name: value for name, value in random_states(rank()).items() if name in saved}
+        _read_tensors(path, {**tensors, **random}, no_dist=is_alone)
+    set_random_states(random)
     if optimizer is not None:
         set_optimizer_settings(model, optimizer, state["optimizer"])
     return Resumed(step=state["step"], values=state["values"])
@@ -167,9 +171,9 @@ def _write_tensors(partial: Path, tensors: Mapping[str, Tensor]) -> None:
         raise _explained("write", partial, error) from error
 
 
-def _read_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def _read_tensors(path: Path, tensors: Mapping[str, Tensor], *, no_dist: bool) -> None:
     try:
-        dcp.load(dict(tensors), storage_reader=dcp.FileSystemReader(path), no_dist=not dist.is_initialized())
+        dcp.load(dict(tensors), storage_reader=dcp.FileSystemReader(path), no_dist=no_dist)
     except dcp.CheckpointException as error:
         raise _explained("read", path, error) from error
 
@@ -205,6 +209,11 @@ def _put_in_place(partial: Path, final: Path, state: Mapping[str, Any]) -> None:
     for path in [*final.parent.glob(f"{_PREFIX}*"), *final.parent.glob(f".{_PREFIX}*")]:
         if path != final:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _read_outline(path: Path) -> tuple[dict[str, Any], dict[str, torch.Size]]:
+    """What `state.json` holds, and the shape of every tensor."""
+    return _read_state(path), _read_shapes(path)
 
 
 def _read_state(path: Path) -> dict[str, Any]:
@@ -244,28 +253,3 @@ def _require_same_tensors(
             f"{path} is of another model or optimizer: {name} has shape {there.get(name)} there, {here.get(name)} here "
             f"({len(differing)} tensors differ; None = missing); build the model as it was when this was written"
         )
-
-
-def _on_first_rank(work: Callable[[], _Value]) -> _Value:
-    """Let rank 0 do something on the shared disk, and all ranks have its result, or its `ArtifactError`."""
-    if not dist.is_initialized():
-        return work()
-    outcome: list[Any] = [None]
-    if dist.get_rank() == 0:
-        try:
-            outcome = [work()]
-        except ArtifactError as error:
-            outcome = [error]
-    dist.broadcast_object_list(outcome, src=0)
-    if isinstance(outcome[0], ArtifactError):
-        raise outcome[0]
-    value: _Value = outcome[0]
-    return value
-
-
-def _rank() -> int:
-    return dist.get_rank() if dist.is_initialized() else 0
-
-
-def _num_ranks() -> int:
-    return dist.get_world_size() if dist.is_initialized() else 1

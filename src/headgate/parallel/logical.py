@@ -6,9 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorProperties
 from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, WriteItemType
+from torch.distributed.tensor import DTensor
+
+from headgate.errors import InputError
+from headgate.parallel.experts import ShardedExperts
 
 
 class LogicalExperts(Tensor):
@@ -76,5 +80,36 @@ class LogicalExperts(Tensor):
 
 
 def held_experts(model: nn.Module) -> dict[str, tuple[Sequence[int], int]]:
-    """For each parameter of spread experts, by its name in the state dict: the experts that this rank holds, and E."""
-    raise NotImplementedError
+    """For each parameter of spread experts, by its name in the state dict: the experts that this rank holds, and E.
+
+    Raises:
+        InputError: FSDP cut a parameter elsewhere than between experts.
+    """
+    found: dict[str, tuple[Sequence[int], int]] = {}
+    for path, module in model.named_modules():
+        if isinstance(module, ShardedExperts):
+            clean = path.replace("_orig_mod.", "").replace("_checkpoint_wrapped_module.", "")
+            for name, parameter in module.named_parameters(recurse=False):
+                full_name = f"{clean}.{name}" if clean else name
+                found[full_name] = (_held(full_name, parameter, module.local_experts), module.num_experts)
+    return found
+
+
+def _held(name: str, parameter: Tensor, experts: Sequence[int]) -> Sequence[int]:
+    """Of the experts of this rank of the expert-parallel mesh, those that FSDP left here."""
+    assert isinstance(parameter, DTensor)  # `ShardedExperts` makes no others.
+    coordinate = parameter.device_mesh.get_coordinate()
+    assert coordinate is not None  # This rank runs the layer.
+    # The mesh's last dimension is that of the experts; FSDP cuts what lies there once more, as torch.chunk does.
+    outer = list(zip(parameter.placements, parameter.device_mesh.shape, coordinate, strict=True))[:-1]
+    for placement, size, index in outer:
+        if placement.is_replicate():
+            continue
+        if not placement.is_shard(0):
+            raise InputError(
+                f"{name} (={parameter.placements}) must be cut between experts, along dimension 0; "
+                "leave out FSDP's shard_placement_fn for it"
+            )
+        per_rank = -(-len(experts) // size)
+        experts = experts[index * per_rank : (index + 1) * per_rank]
+    return experts

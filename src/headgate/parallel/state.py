@@ -65,23 +65,24 @@ def optimizer_settings(model: nn.Module, optimizer: torch.optim.Optimizer) -> li
 def set_optimizer_settings(
     model: nn.Module, optimizer: torch.optim.Optimizer, settings: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Give an optimizer the options that `optimizer_settings` returned.
+    """Give an optimizer the options that `optimizer_settings` returned, however it groups its parameters.
 
     Raises:
-        ArtifactError: its groups hold other parameters than they did.
+        ArtifactError: a group holds parameters that had other options.
     """
+    options_of = {name: group for group in settings for name in group["params"]}
     groups: Any = get_optimizer_state_dict(unwrapped(model), optimizer)["param_groups"]
-    mine, saved = ([sorted(group["params"]) for group in each] for each in (groups, settings))
-    if mine != saved:
-        raise ArtifactError(
-            f"the optimizer's parameter groups (={[len(group) for group in mine]} parameters) must hold the parameters "
-            f"that they held in the checkpoint (={[len(group) for group in saved]}); group them as before"
-        )
-    for group, options in zip(optimizer.param_groups, settings, strict=True):
-        for key, value in options.items():
+    for group, names in zip(optimizer.param_groups, (each["params"] for each in groups), strict=True):
+        options = [{key: value for key, value in options_of[name].items() if key != "params"} for name in names]
+        if any(other != options[0] for other in options):
+            raise ArtifactError(
+                f"the optimizer's parameter group of {names[0]} ({len(names)} parameters) must hold parameters that had "
+                "the same options in the checkpoint; group them as before"
+            )
+        for key, value in options[0].items():
             if isinstance(group[key], Tensor):
                 group[key].fill_(value)
-            elif key != "params":
+            else:
                 group[key] = tuple(value) if isinstance(group[key], tuple) else value
 
 
