@@ -76,8 +76,8 @@ def set_optimizer_settings(
         options = [{key: value for key, value in options_of[name].items() if key != "params"} for name in names]
         if any(other != options[0] for other in options):
             raise ArtifactError(
-                f"the optimizer's parameter group of {names[0]} (and {len(names) - 1} more) must hold parameters that had "
-                "the same options in the checkpoint; group them as before"
+                f"the optimizer's parameter group (={names[0]} and {len(names) - 1} more) must hold parameters that "
+                "had the same options in the checkpoint; group them as before"
             )
         for key, value in options[0].items():
             if isinstance(group[key], Tensor):
