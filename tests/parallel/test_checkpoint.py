@@ -104,7 +104,7 @@ def test_damage_is_told(tmp_path):
     (path / "state.json").write_text("{")
     with pytest.raises(ArtifactError, match=r"state.json is damaged .*; take an older checkpoint"):
         load_checkpoint(path, model)
-    with pytest.raises(ArtifactError, match="can't read checkpoint .*: No such file or directory"):
+    with pytest.raises(ArtifactError, match=r"can't read checkpoint .*: No such file or directory"):
         load_checkpoint(tmp_path / "none", model)
 
 
@@ -113,5 +113,7 @@ def test_data_that_is_cut_short_is_told(tmp_path):
     path = save_checkpoint(tmp_path, model, step=1)
     data = path / "__0_0.distcp"
     data.write_bytes(data.read_bytes()[:3000])
-    with pytest.raises(ArtifactError, match="can't read checkpoint .* on rank 0: .*; it is damaged: take an older one"):
+    with pytest.raises(
+        ArtifactError, match=r"can't read checkpoint .* on rank 0: .*; it is damaged: take an older one"
+    ):
         load_checkpoint(path, model)

@@ -155,8 +155,12 @@ def _train(folder: Path, options: dict[str, Any], *, resume: bool, compare: bool
 def _export(folder: Path, target: Path, *, json: bool, quiet: bool) -> None:
     """Write the run's model as transformers loads it, and say what can be done with it."""
     from headgate.demo.export import export_mixtral
+    from headgate.parallel.launch import join_ranks, rank
 
-    written = export_mixtral(folder, target)
+    with join_ranks():
+        written, is_first = export_mixtral(folder, target), rank() == 0
+    if not is_first:
+        return
     if json:
         files = sorted(file.name for file in written.iterdir())
         print_json({"path": str(written), "architecture": "MixtralForCausalLM", "files": files})

@@ -13,7 +13,9 @@ import json
 import os
 import pickle
 import shutil
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,7 +99,7 @@ def save_checkpoint(
         return final
     on_first_rank(lambda: _make_empty(partial))
     try:
-        _write_tensors(partial, {**tensors_of(model, optimizer), **random_states(rank())})
+        _write_tensors(partial, final, {**tensors_of(model, optimizer), **random_states(rank())})
         state = {
             "format": _FORMAT,
             "version": _FORMAT_VERSION,
@@ -164,18 +166,28 @@ class _Writer(dcp.FileSystemWriter):
             raise
 
 
-def _write_tensors(partial: Path, tensors: Mapping[str, Tensor]) -> None:
+def _write_tensors(partial: Path, final: Path, tensors: Mapping[str, Tensor]) -> None:
     try:
-        dcp.save(dict(tensors), storage_writer=_Writer(partial), no_dist=not dist.is_initialized())
+        with _without_hint():
+            dcp.save(dict(tensors), storage_writer=_Writer(partial), no_dist=not dist.is_initialized())
     except dcp.CheckpointException as error:
-        raise _explained("write", partial, error) from error
+        raise _explained("write", final, error) from error
 
 
 def _read_tensors(path: Path, tensors: Mapping[str, Tensor], *, no_dist: bool) -> None:
     try:
-        dcp.load(dict(tensors), storage_reader=dcp.FileSystemReader(path), no_dist=no_dist)
+        with _without_hint():
+            dcp.load(dict(tensors), storage_reader=dcp.FileSystemReader(path), no_dist=no_dist)
     except dcp.CheckpointException as error:
         raise _explained("read", path, error) from error
+
+
+@contextmanager
+def _without_hint() -> Iterator[None]:
+    """Without torch's warning that it works in one process: that was asked for."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
+        yield
 
 
 def _explained(action: str, path: Path, failed: dcp.CheckpointException) -> ArtifactError:

@@ -46,6 +46,13 @@ def tensors_of(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dic
     return found
 
 
+def model_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """A model's parameters and buffers by their names in the state dict; spread experts as for `tensors_of`."""
+    model = unwrapped(model)
+    held = held_experts(model)
+    return {name: _logical(value, held.get(name)) for name, value in get_model_state_dict(model).items()}
+
+
 def _logical(value: Tensor, held: tuple[Sequence[int], int] | None) -> Tensor:
     value = value.detach()
     if held is None:
