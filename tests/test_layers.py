@@ -22,7 +22,7 @@ LAYER_OF_PART = {
     "experts": 2,
     "balance": 2,
     "nn": 3,
-    "parallel": 3,
+    "parallel": 4,
     "observe": 4,
     "planning": 4,
     "integrations": 5,
