@@ -23,12 +23,12 @@ LAYER_OF_PART = {
     "balance": 2,
     "nn": 3,
     "parallel": 4,
-    "observe": 4,
-    "planning": 4,
-    "integrations": 5,
-    "demo": 5,
-    "cli": 6,
-    "__main__": 7,
+    "observe": 5,
+    "planning": 5,
+    "integrations": 6,
+    "demo": 6,
+    "cli": 7,
+    "__main__": 8,
 }
 
 

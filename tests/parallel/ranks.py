@@ -39,6 +39,8 @@ class Ranks:
         self._folder = folder
         self._workers: list[Any] = []
         self._pipes: list[Connection] = []
+        # Calls for the same number of ranks in a row share a group; each group meets at a file of its own.
+        self._num_ranks, self._num_groups = 0, 0
 
     def run(self, num_ranks: int, function: Callable[..., Any], *args: Any, timeout_s: float = 60) -> list[Any]:
         """Call `function(*args)` on every rank of a gloo group of `num_ranks`; return what each returned, by rank.
@@ -54,7 +56,10 @@ class Ranks:
         """
         for rank in range(len(self._workers), num_ranks):
             self._start(rank)
-        call = pickle.dumps((num_ranks, function, args))
+        if num_ranks != self._num_ranks:
+            self._num_ranks, self._num_groups = num_ranks, self._num_groups + 1
+        place = (self._folder / f"group{self._num_groups}").as_uri()
+        call = pickle.dumps((place, num_ranks, function, args))
         for pipe in self._pipes[:num_ranks]:
             pipe.send_bytes(call)
         answers = self._collect(num_ranks, time.monotonic() + timeout_s)
@@ -83,7 +88,7 @@ class Ranks:
     def _start(self, rank: int) -> None:
         context = get_context("spawn")
         ours, theirs = context.Pipe()
-        worker = context.Process(target=serve, args=(rank, theirs, str(self._folder)), daemon=True)
+        worker = context.Process(target=serve, args=(rank, theirs), daemon=True)
         worker.start()
         theirs.close()
         self._workers.append(worker)
@@ -98,41 +103,32 @@ class Ranks:
             if worker.is_alive():
                 worker.kill()
                 worker.join()
-        self._workers, self._pipes = [], []
+        self._workers, self._pipes, self._num_ranks = [], [], 0
 
 
-def serve(rank: int, pipe: Connection, folder: str) -> None:
+def serve(rank: int, pipe: Connection) -> None:
     """Answer calls until the other end closes the pipe."""
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    joined = ""
     while True:
         try:
-            num_ranks, function, args = pickle.loads(pipe.recv_bytes())
+            place, num_ranks, function, args = pickle.loads(pipe.recv_bytes())
         except EOFError:
             break
         try:
-            _join_group(rank, num_ranks, folder)
+            if place != joined:
+                _join_group(place, rank, num_ranks)
+                joined = place
             answer = (True, function(*args))
         except Exception:  # noqa: BLE001  Whatever the function raises is the test's to see.
             answer = (False, traceback.format_exc())
         pipe.send_bytes(pickle.dumps(answer))
 
 
-def _join_group(rank: int, num_ranks: int, folder: str) -> None:
-    """Make the default group have `num_ranks` ranks; what tests made in another goes with it."""
+def _join_group(place: str, rank: int, num_ranks: int) -> None:
+    """Leave the old default group, and all that tests made in it, for one that meets at `place`."""
     if dist.is_initialized():
-        if dist.get_world_size() == num_ranks:
-            return
         dist.destroy_process_group()
-    # Each meeting needs a place of its own: ranks that were in no group of the size before would find old names.
-    place = Path(folder) / f"group-of-{num_ranks}-at-{_count_meetings(folder, num_ranks, rank)}"
     timeout = timedelta(seconds=COLLECTIVE_TIMEOUT_S)
-    dist.init_process_group("gloo", init_method=place.as_uri(), rank=rank, world_size=num_ranks, timeout=timeout)
-
-
-def _count_meetings(folder: str, num_ranks: int, rank: int) -> int:
-    """How often this rank has met a group of this size: the same on all of its ranks, who are called together."""
-    counter = Path(folder) / f"meetings-of-{num_ranks}-seen-by-{rank}"
-    seen = int(counter.read_text()) if counter.exists() else 0
-    counter.write_text(str(seen + 1))
-    return seen
+    dist.init_process_group("gloo", init_method=place, rank=rank, world_size=num_ranks, timeout=timeout)
