@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import parallelize_module
 
@@ -147,3 +148,23 @@ def load_another_model(path: str, slots: Slots) -> str:
     except headgate.ArtifactError as error:
         return str(error)
     return "no error"
+
+
+def make_fully_sharded(seed: int) -> nn.Module:
+    """Experts over one dimension of a 2-D mesh and FSDP over both: rank (d, e) has the d-th part of e's experts."""
+    torch.manual_seed(seed)
+    model = SmallModel(F)
+    mesh = dist.init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "ep"))
+    layout = ExpertLayout(device_experts=np.array([[[4, 0, 2], [1, 3, -1]]], dtype=np.int64), num_experts=E)
+    parallelize_module(model, mesh["ep"], {"moe": ExpertParallel(layout)})
+    fully_shard(model.moe.experts, mesh=mesh["dp"])
+    fully_shard(model, mesh=mesh["dp", "ep"]._flatten("all"))
+    return model
+
+
+def save_fully_sharded(folder: str, read_from: str | None = None) -> None:
+    """Save a model of seed 0, or one of seed 1 into which a checkpoint was read."""
+    model = make_fully_sharded(0 if read_from is None else 1)
+    if read_from is not None:
+        load_checkpoint(read_from, model)
+    save_checkpoint(folder, model, step=0)

@@ -54,6 +54,18 @@ def test_each_expert_is_written_once_and_under_its_logical_place(ranks, tmp_path
     assert {chunk.sizes for chunk in up.chunks} == {torch.Size([1, 2 * saving.F, saving.D])}
 
 
+def test_experts_that_fsdp_cut_once_more_are_whole_in_the_file(ranks, tmp_path):
+    first, second = str(tmp_path / "first"), str(tmp_path / "second")
+    ranks.run(4, saving.save_fully_sharded, first)
+    ranks.run(4, saving.save_fully_sharded, second, str(latest_checkpoint(first)))
+    wanted, _ = saving.make_model(None, seed=0)
+    for folder in (first, second):
+        found, _ = saving.make_model(None, seed=2)
+        load_checkpoint(latest_checkpoint(folder), found)
+        for name, value in wanted.state_dict().items():
+            assert torch.equal(found.state_dict()[name], value), name
+
+
 def test_one_process_writes_what_ranks_read(ranks, tmp_path):
     model, optimizer = saving.make_model(None)
     model(torch.randn(4, saving.D)).sum().backward()

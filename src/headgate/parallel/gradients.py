@@ -59,7 +59,8 @@ def clip_gradients(model: nn.Module, max_norm: float) -> Float[Tensor, ""]:
     for module in model.modules():
         if isinstance(module, ShardedExperts):
             of_layer = _squares_of_experts(module).to(squares)
-            dist.all_reduce(of_layer, group=module.mesh.get_group())
+            for dimension in range(module.mesh.ndim):
+                dist.all_reduce(of_layer, group=module.mesh.get_group(dimension))
             squares = squares + of_layer
     norm = squares.sqrt()
     # As torch has it: the epsilon keeps a norm of 0 from dividing, and nothing is scaled up.

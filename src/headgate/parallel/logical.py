@@ -91,17 +91,19 @@ def held_experts(model: nn.Module) -> dict[str, tuple[Sequence[int], int]]:
             clean = path.replace("_orig_mod.", "").replace("_checkpoint_wrapped_module.", "")
             for name, parameter in module.named_parameters(recurse=False):
                 full_name = f"{clean}.{name}" if clean else name
-                found[full_name] = (_held(full_name, parameter, module.local_experts), module.num_experts)
+                found[full_name] = (_held(full_name, parameter, module), module.num_experts)
     return found
 
 
-def _held(name: str, parameter: Tensor, experts: Sequence[int]) -> Sequence[int]:
+def _held(name: str, parameter: Tensor, module: ShardedExperts) -> Sequence[int]:
     """Of the experts of this rank of the expert-parallel mesh, those that FSDP left here."""
     assert isinstance(parameter, DTensor)  # `ShardedExperts` makes no others.
+    experts: Sequence[int] = module.local_experts
     coordinate = parameter.device_mesh.get_coordinate()
     assert coordinate is not None  # This rank runs the layer.
-    # The mesh's last dimension is that of the experts; FSDP cuts what lies there once more, as torch.chunk does.
-    outer = list(zip(parameter.placements, parameter.device_mesh.shape, coordinate, strict=True))[:-1]
+    # The experts' own dimensions come last in the mesh; FSDP cuts what lies there once more, as torch.chunk does.
+    dimensions = list(zip(parameter.placements, parameter.device_mesh.shape, coordinate, strict=True))
+    outer = dimensions[: -module.mesh.ndim]
     for placement, size, index in outer:
         if placement.is_replicate():
             continue
