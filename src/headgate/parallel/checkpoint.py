@@ -109,9 +109,10 @@ def save_checkpoint(
             "values": dict(values or {}),
         }
         on_first_rank(lambda: _put_in_place(partial, final, state))
-    finally:
-        if rank() == 0:
-            shutil.rmtree(partial, ignore_errors=True)
+    except ArtifactError:
+        # On all ranks alike. None leaves before it is gone, so that whoever makes room finds the room that there is.
+        on_first_rank(lambda: shutil.rmtree(partial, ignore_errors=True))
+        raise
     return final
 
 

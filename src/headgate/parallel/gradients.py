@@ -53,6 +53,15 @@ def clip_gradients(model: nn.Module, max_norm: float) -> Float[Tensor, ""]:
 
     Returns:
         The norm before, the same on all ranks.
+
+    Example:
+        >>> import headgate, torch
+        >>> layer = headgate.MoE(8, 16, num_experts=4, top_k=2)
+        >>> layer(torch.randn(3, 8)).sum().backward()
+        >>> norm = clip_gradients(layer, 0.5)
+        >>> after = torch.nn.utils.get_total_norm([p.grad for p in layer.parameters()])
+        >>> bool(after < 0.5001)
+        True
     """
     plain = [p.grad for p in model.parameters() if p.grad is not None and not isinstance(p, DTensor)]
     squares = torch.nn.utils.get_total_norm(plain).square()

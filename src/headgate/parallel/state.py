@@ -29,6 +29,13 @@ def tensors_of(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dic
 
     Raises:
         InputError: the optimizer's state holds something besides tensors.
+
+    Example:
+        >>> import headgate
+        >>> layer = headgate.MoE(8, 16, num_experts=4, top_k=2)
+        >>> optimizer = torch.optim.SGD(layer.parameters(), momentum=0.9)
+        >>> tensors_of(layer, optimizer)["model.experts.down_proj"].shape
+        torch.Size([4, 8, 16])
     """
     model = unwrapped(model)
     held = held_experts(model)

@@ -74,9 +74,9 @@ def write_safetensors(
         if problems:
             raise problems[0]
         on_first_rank(lambda: _put_in_place(temporary, path))
-    finally:
-        if rank() == 0:
-            temporary.unlink(missing_ok=True)
+    except ArtifactError:
+        on_first_rank(lambda: temporary.unlink(missing_ok=True))
+        raise
 
 
 @torch.no_grad()
