@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor.parallel import parallelize_module
 
 from headgate.demo.config import DemoConfig
@@ -27,7 +28,7 @@ def spread_experts(model: nn.Module, config: DemoConfig) -> None:
     """Give each rank its part of every layer's experts; nothing for one rank, or a dense model."""
     if num_ranks() > 1 and is_routed(model):
         device_type = torch.device(config.training.device).type
-        mesh = dist.init_device_mesh(device_type, (num_ranks(),), mesh_dim_names=("ep",))
+        mesh = init_device_mesh(device_type, (num_ranks(),), mesh_dim_names=("ep",))
         parallelize_module(model, mesh["ep"], {"layers.*.moe": ExpertParallel()})
 
 

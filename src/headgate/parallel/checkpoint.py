@@ -22,10 +22,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
@@ -97,18 +100,20 @@ def save_checkpoint(
     partial = final.with_name(f".{final.name}.partial")
     if on_first_rank(final.exists):
         return final
+    tensors = {**tensors_of(model, optimizer), **random_states(rank())}
+    state = {
+        "format": _FORMAT,
+        "version": _FORMAT_VERSION,
+        "step": step,
+        "num_ranks": num_ranks(),
+        "optimizer": None if optimizer is None else optimizer_settings(model, optimizer),
+        "values": dict(values or {}),
+    }
+    text = json.dumps(state, indent=1, sort_keys=True)
     on_first_rank(lambda: _make_empty(partial))
     try:
-        _write_tensors(partial, final, {**tensors_of(model, optimizer), **random_states(rank())})
-        state = {
-            "format": _FORMAT,
-            "version": _FORMAT_VERSION,
-            "step": step,
-            "num_ranks": num_ranks(),
-            "optimizer": None if optimizer is None else optimizer_settings(model, optimizer),
-            "values": dict(values or {}),
-        }
-        on_first_rank(lambda: _put_in_place(partial, final, state))
+        _write_tensors(partial, final, tensors)
+        on_first_rank(lambda: _put_in_place(partial, final, text))
     except ArtifactError:
         # On all ranks alike. None leaves before it is gone, so that whoever makes room finds the room that there is.
         on_first_rank(lambda: shutil.rmtree(partial, ignore_errors=True))
@@ -155,7 +160,7 @@ def load_checkpoint(
     return Resumed(step=state["step"], values=state["values"])
 
 
-class _Writer(dcp.FileSystemWriter):
+class _Writer(FileSystemWriter):
     """torch's writer, whose errors say what the system said: torch.save hides a full disk behind an offset."""
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
@@ -170,16 +175,16 @@ class _Writer(dcp.FileSystemWriter):
 def _write_tensors(partial: Path, final: Path, tensors: Mapping[str, Tensor]) -> None:
     try:
         with _without_hint():
-            dcp.save(dict(tensors), storage_writer=_Writer(partial), no_dist=not dist.is_initialized())
-    except dcp.CheckpointException as error:
+            save(dict(tensors), storage_writer=_Writer(partial), no_dist=not dist.is_initialized())
+    except CheckpointException as error:
         raise _explained("write", final, error) from error
 
 
 def _read_tensors(path: Path, tensors: Mapping[str, Tensor], *, no_dist: bool) -> None:
     try:
         with _without_hint():
-            dcp.load(dict(tensors), storage_reader=dcp.FileSystemReader(path), no_dist=no_dist)
-    except dcp.CheckpointException as error:
+            load(dict(tensors), storage_reader=FileSystemReader(path), no_dist=no_dist)
+    except CheckpointException as error:
         raise _explained("read", path, error) from error
 
 
@@ -191,7 +196,7 @@ def _without_hint() -> Iterator[None]:
         yield
 
 
-def _explained(action: str, path: Path, failed: dcp.CheckpointException) -> ArtifactError:
+def _explained(action: str, path: Path, failed: CheckpointException) -> ArtifactError:
     """What went wrong first, with the rank that it went wrong on."""
     rank, (error, _) = min(failed.failures.items())
     try:
@@ -212,9 +217,9 @@ def _make_empty(folder: Path) -> None:
         folder.mkdir(parents=True)
 
 
-def _put_in_place(partial: Path, final: Path, state: Mapping[str, Any]) -> None:
+def _put_in_place(partial: Path, final: Path, state: str) -> None:
     with explain_os_errors("write checkpoint", final):
-        write_synced(partial / _STATE, json.dumps(state, indent=1, sort_keys=True).encode())
+        write_synced(partial / _STATE, state.encode())
         sync_folder(partial)
         os.rename(partial, final)
         sync_folder(final.parent)
@@ -245,7 +250,7 @@ def _read_shapes(path: Path) -> dict[str, torch.Size]:
     """The shape of every tensor in a checkpoint."""
     with explain_os_errors("read checkpoint", path):
         try:
-            metadata: Metadata = dcp.FileSystemReader(path).read_metadata()
+            metadata: Metadata = FileSystemReader(path).read_metadata()
         except (pickle.UnpicklingError, EOFError) as error:
             raise ArtifactError(f"{path}/.metadata is damaged ({error}); take an older checkpoint") from error
     entries = metadata.state_dict_metadata.items()

@@ -51,7 +51,7 @@ def name_failed_ranks(*, grace_s: float = 3.0) -> Iterator[None]:
     """
     if not dist.is_initialized():
         raise InputError("torch.distributed (=not initialised) must be up; call init_process_group first")
-    board = _Board(dist.PrefixStore(_KEYS, _get_default_store()), dist.get_rank(), dist.get_world_size())
+    board = Board(dist.PrefixStore(_KEYS, _get_default_store()), dist.get_rank(), dist.get_world_size())
     board.clear()
     try:
         yield
@@ -61,22 +61,30 @@ def name_failed_ranks(*, grace_s: float = 3.0) -> Iterator[None]:
             with suppress(dist.DistError):
                 board.report(f"{type(error).__name__}: {reason}")
             raise
-        raise _explain(board.blame(grace_s), reason, grace_s) from error
+        raise explain_blame(board.blame(grace_s), reason, grace_s) from error
 
 
 @dataclass(frozen=True, slots=True)
-class _Board:
-    """Where each rank leaves its report for the others."""
+class Board:
+    """Where each rank leaves its report for the others.
+
+    Attributes:
+        store: that all ranks see.
+        rank: this one.
+        num_ranks: W.
+    """
 
     store: dist.Store
     rank: int
     num_ranks: int
 
     def clear(self) -> None:
+        """Take back what this rank said, and the verdict: another attempt begins."""
         self.store.delete_key(str(self.rank))
         self.store.delete_key(_VERDICT)
 
     def report(self, text: str) -> None:
+        """Leave this rank's report."""
         self.store.set(str(self.rank), text)
 
     def blame(self, grace_s: float) -> dict[int, str | None]:
@@ -116,7 +124,8 @@ def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [""])[0]
 
 
-def _explain(blamed: Mapping[int, str | None], reason: str, grace_s: float) -> RankError:
+def explain_blame(blamed: Mapping[int, str | None], reason: str, grace_s: float) -> RankError:
+    """Put a verdict, and torch's own reason, into an error."""
     remedy = "start again from the last checkpoint, as `torchrun --max-restarts` does"
     if not blamed:
         return RankError(

@@ -36,7 +36,7 @@ class LogicalExperts(Tensor):
     def __new__(cls, rows: Tensor, expert_ids: Sequence[int], num_experts: int) -> LogicalExperts:
         """Make the tensor without memory of its own."""
         shape = (num_experts, *rows.shape[1:])
-        tensor: LogicalExperts = Tensor._make_wrapper_subclass(cls, shape, dtype=rows.dtype, device=rows.device)  # type: ignore[attr-defined]
+        tensor: LogicalExperts = Tensor._make_wrapper_subclass(cls, shape, dtype=rows.dtype, device=rows.device)
         tensor.rows = rows
         tensor.row_of_expert = {expert: row for row, expert in enumerate(expert_ids)}
         return tensor
@@ -44,11 +44,11 @@ class LogicalExperts(Tensor):
     def __init__(self, rows: Tensor, expert_ids: Sequence[int], num_experts: int) -> None:
         super().__init__()
 
-    def __repr__(self, **_: Any) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
         return f"LogicalExperts({tuple(self.shape)}, experts={sorted(self.row_of_expert)})"
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> NoReturn:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> NoReturn:  # type: ignore[override]
         """Refuse arithmetic."""
         raise TypeError(f"{func} needs the values of all experts, and this rank holds some of them; use the rows")
 

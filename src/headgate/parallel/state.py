@@ -40,7 +40,7 @@ def tensors_of(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dic
     model = unwrapped(model)
     held = held_experts(model)
     found = {f"model.{name}": _logical(value, held.get(name)) for name, value in get_model_state_dict(model).items()}
-    states: Mapping[str, Any] = {} if optimizer is None else get_optimizer_state_dict(model, optimizer)["state"]
+    states: Any = {} if optimizer is None else get_optimizer_state_dict(model, optimizer)["state"]
     for parameter, values in states.items():
         for key, value in values.items():
             if not isinstance(value, Tensor):
@@ -57,7 +57,8 @@ def model_tensors(model: nn.Module) -> dict[str, Tensor]:
     """A model's parameters and buffers by their names in the state dict; spread experts as for `tensors_of`."""
     model = unwrapped(model)
     held = held_experts(model)
-    return {name: _logical(value, held.get(name)) for name, value in get_model_state_dict(model).items()}
+    values: Mapping[str, Any] = get_model_state_dict(model)
+    return {name: _logical(value, held.get(name)) for name, value in values.items()}
 
 
 def _logical(value: Tensor, held: tuple[Sequence[int], int] | None) -> Tensor:
