@@ -180,6 +180,7 @@ def find_sharded(model: nn.Module) -> dict[str, ShardedExperts]:
     found = {path: module for path, module in model.named_modules() if isinstance(module, ShardedExperts)}
     if not found:
         raise InputError(
-            f"model (={type(model).__name__}) holds no sharded experts; apply headgate.parallel.ExpertParallel first"
+            f"model (={type(model).__name__}) holds no sharded experts; apply headgate.parallel.ExpertParallel on a "
+            "mesh of two or more ranks first"
         )
     return found
