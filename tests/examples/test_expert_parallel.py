@@ -19,19 +19,23 @@ def test_a_killed_worker_costs_the_steps_since_the_last_checkpoint_and_no_bit(tm
     arguments = [str(EXAMPLE), str(tmp_path / "run"), f"--steps={STEPS}", f"--save-every={SAVE_EVERY}"]
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--max-restarts=1", "--standalone"]
     seen: list[tuple[int, str]] = []
-    with subprocess.Popen(
-        [*launch, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    ) as process:
+    errors = tmp_path / "stderr.txt"
+    with (
+        errors.open("w") as stderr,
+        subprocess.Popen(
+            [*launch, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        ) as process,
+    ):
         for line in process.stdout:
             if found := STEP.match(line):
                 seen.append((int(found[1]), found[2]))
                 if len(seen) == KILL_AT:
                     kill_one_worker(process.pid)
-    assert process.returncode == 0
+    assert process.returncode == 0, errors.read_text()
     steps = [step for step, _ in seen]
     restart = next(place for place in range(1, len(steps)) if steps[place] != steps[place - 1] + 1)
     assert steps[restart] == SAVE_EVERY + 1

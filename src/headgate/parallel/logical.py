@@ -107,7 +107,8 @@ def _held(name: str, parameter: Tensor, module: ShardedExperts) -> Sequence[int]
     for placement, size, index in outer:
         if placement.is_replicate():
             continue
-        if not placement.is_shard(0):
+        # FSDP's own kind of shard is no `Shard`, and has a dimension, too.
+        if getattr(placement, "dim", None) != 0:
             raise InputError(
                 f"{name} (={parameter.placements}) must be cut between experts, along dimension 0; "
                 "leave out FSDP's shard_placement_fn for it"
