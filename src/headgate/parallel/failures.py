@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import _get_default_store
+from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
 
 from headgate.errors import InputError, RankError
 
@@ -42,16 +42,15 @@ def name_failed_ranks(*, grace_s: float = 3.0) -> Iterator[None]:
         RankError: another rank was killed, hangs or raised; which one, and what.
 
     Example:
-        >>> import tempfile, torch.distributed as dist
-        >>> with tempfile.NamedTemporaryFile() as file:
-        ...     dist.init_process_group("gloo", init_method=f"file://{file.name}", rank=0, world_size=1)
-        ...     with name_failed_ranks():
-        ...         dist.barrier()
-        ...     dist.destroy_process_group()
+        >>> from torch.distributed import HashStore, destroy_process_group, init_process_group
+        >>> init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+        >>> with name_failed_ranks():
+        ...     dist.barrier()
+        >>> destroy_process_group()
     """
     if not dist.is_initialized():
         raise InputError("torch.distributed (=not initialised) must be up; call init_process_group first")
-    board = Board(dist.PrefixStore(_KEYS, _get_default_store()), dist.get_rank(), dist.get_world_size())
+    board = Board(PrefixStore(_KEYS, _get_default_store()), dist.get_rank(), dist.get_world_size())
     board.clear()
     try:
         yield

@@ -44,7 +44,7 @@ class LogicalExperts(Tensor):
     def __init__(self, rows: Tensor, expert_ids: Sequence[int], num_experts: int) -> None:
         super().__init__()
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, **_: Any) -> str:  # type: ignore[override]
         return f"LogicalExperts({tuple(self.shape)}, experts={sorted(self.row_of_expert)})"
 
     @classmethod

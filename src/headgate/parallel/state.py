@@ -39,7 +39,7 @@ def tensors_of(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dic
     """
     model = unwrapped(model)
     held = held_experts(model)
-    found = {f"model.{name}": _logical(value, held.get(name)) for name, value in get_model_state_dict(model).items()}
+    found = {f"model.{name}": value for name, value in model_tensors(model).items()}
     states: Any = {} if optimizer is None else get_optimizer_state_dict(model, optimizer)["state"]
     for parameter, values in states.items():
         for key, value in values.items():

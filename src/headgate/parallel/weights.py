@@ -155,7 +155,7 @@ def _write_mine(file: BinaryIO, tensors: Mapping[str, Tensor], places: Mapping[s
         writer, begin, _ = places[name]
         if writer == rank():
             file.seek(start + begin)
-            file.write(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            file.write(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     file.flush()
     os.fsync(file.fileno())
 
