@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from headgate.errors import HeadgateError
 from headgate.parallel.failures import name_failed_ranks
@@ -48,8 +50,11 @@ def join_ranks(device_type: str = "cpu", *, timeout_s: float = 600.0) -> Iterato
         return
     if device_type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    backend = "nccl" if device_type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+    backend, timeout = "nccl" if device_type == "cuda" else "gloo", timedelta(seconds=timeout_s)
+    store, number, size = next(rendezvous("env://", timeout=timeout))
+    # torchrun keeps one store over its restarts. Under the same names a rank may find where another one listened before.
+    own_store = PrefixStore(f"headgate/attempt-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    dist.init_process_group(backend, store=own_store, rank=number, world_size=size, timeout=timeout)
     with name_failed_ranks():
         yield
     # Not after a failure: the others may not be there to take leave of.
