@@ -52,7 +52,7 @@ def join_ranks(device_type: str = "cpu", *, timeout_s: float = 600.0) -> Iterato
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     backend, timeout = "nccl" if device_type == "cuda" else "gloo", timedelta(seconds=timeout_s)
     store, number, size = next(rendezvous("env://", timeout=timeout))
-    # torchrun keeps one store over its restarts. Under the same names a rank may find where another one listened before.
+    # torchrun keeps one store over its restarts: under the same names a rank may find where another listened before.
     own_store = PrefixStore(f"headgate/attempt-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
     dist.init_process_group(backend, store=own_store, rank=number, world_size=size, timeout=timeout)
     with name_failed_ranks():
