@@ -52,7 +52,7 @@ class Ranks:
             timeout_s: for all of it.
 
         Raises:
-            RanksError: a rank raised or did not answer. The processes are then replaced.
+            RanksError: a rank raised or did not answer; then all are replaced.
         """
         for rank in range(len(self._workers), num_ranks):
             self._start(rank)
@@ -65,8 +65,10 @@ class Ranks:
         answers = self._collect(num_ranks, time.monotonic() + timeout_s)
         failures = [f"rank {rank}: {answers[rank][1]}" for rank in sorted(answers) if not answers[rank][0]]
         silent = [f"rank {rank}: no answer" for rank in range(num_ranks) if rank not in answers]
-        if failures or silent:
+        if silent:
             self.stop()
+        if failures or silent:
+            self._num_ranks = 0
             raise RanksError("\n".join(failures + silent))
         return [answers[rank][1] for rank in range(num_ranks)]
 

@@ -30,7 +30,7 @@ class ExpertParallel(ParallelStyle):
     df/dw = (1 / W) sum_r df_r/dw, as it is for the averaged parameters; without, it is sum_r df_r/dw.
 
     Every rank must run the same layers in the same order, forward and backward, also with no token: its experts may be
-    needed.
+    needed. On a mesh of one rank the layer stays as it is.
 
     Args:
         layout: where experts live; None = dealt in the order of their ids, as `torch.chunk` does. A layout with one
@@ -76,9 +76,11 @@ class ExpertParallel(ParallelStyle):
             )
         layout = self._layout_of(module, device_mesh)
         check_agreement(_list_facts(module, layout), device_mesh.get_group())
+        check_fit(layout, module.experts.num_experts, device_mesh)
         row = _pick_row(layout, self._num_applied)
         self._num_applied += 1
-        _check_fit(layout, module, device_mesh)
+        if device_mesh.size() == 1:
+            return module
         placement = Placement.of_layer(layout, row)
         module.experts = ShardedExperts(
             module.experts, device_mesh, placement, average_gradients=self.average_gradients
@@ -131,9 +133,14 @@ def _pick_row(layout: ExpertLayout, num_applied: int) -> int:
     return num_applied
 
 
-def _check_fit(layout: ExpertLayout, module: MoE, mesh: DeviceMesh) -> None:
+def check_fit(layout: ExpertLayout, num_experts: int, mesh: DeviceMesh) -> None:
+    """Require a layout for so many experts on the mesh's ranks.
+
+    Raises:
+        InputError: it is for others.
+    """
     found = (layout.num_experts, layout.num_devices)
-    wanted = (module.experts.num_experts, mesh.size())
+    wanted = (num_experts, mesh.size())
     if found != wanted:
         raise InputError(
             f"layout (={found[0]} experts on {found[1]} devices) must be for the layer's experts and the mesh's ranks "
