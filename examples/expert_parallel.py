@@ -12,7 +12,6 @@ import argparse
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import parallelize_module
 
 import headgate
@@ -55,8 +54,8 @@ def main() -> None:
         torch.manual_seed(0)  # The same weights everywhere; then each rank keeps its experts.
         model = Model().to(options.device)
         parallelize_module(model, mesh["ep"], {"layers.*": parallel.ExpertParallel()})
-        plain, spread = ([p for p in model.parameters() if isinstance(p, DTensor) == kind] for kind in (False, True))
-        optimizer = torch.optim.AdamW([{"params": plain}, {"params": spread}], lr=1e-2)
+        groups = parallel.group_by_mesh(model.parameters())
+        optimizer = torch.optim.AdamW([{"params": parameters} for parameters in groups], lr=1e-2)
         headgate.attach_balance(model, optimizer)
         saved = parallel.latest_checkpoint(options.folder)
         first = 0 if saved is None else parallel.load_checkpoint(saved, model, optimizer).step

@@ -110,6 +110,19 @@ class ExpertLayout:
         """Whether a slot holds no expert."""
         return bool((self.device_experts == EMPTY).any())
 
+    def require_full(self) -> None:
+        """Require an expert in every slot, as engines and the planning of layouts do.
+
+        Raises:
+            InputError: a slot is empty.
+        """
+        if self.has_empty_slots:
+            row, device, slot = np.argwhere(self.device_experts == EMPTY)[0]
+            raise InputError(
+                f"slot {slot} (={EMPTY}) of device {device} in layer {self.layers[row]} must not be empty here; give "
+                "every device as many experts, with replicas where they don't come out even"
+            )
+
     @property
     def physical_to_logical(self) -> NDArray[np.int64]:
         """[L, P] the expert of each physical expert; -1 = empty."""

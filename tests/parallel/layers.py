@@ -33,6 +33,7 @@ class Case:
     slots: Sequence[Sequence[int]] | None = None
     dtype: torch.dtype = torch.float64
     skew: float = 0.0
+    batch_invariant: bool = False
 
     @property
     def num_ranks(self) -> int:
@@ -48,6 +49,7 @@ class Case:
         torch.manual_seed(7)
         options = {"d_model": D, "d_ff": F, "num_experts": self.num_experts, "dtype": self.dtype, **self.options}
         layer = headgate.MoE.from_family(self.router, **options)
+        layer.batch_invariant = self.batch_invariant
         # Each process would draw noise of its own.
         return layer.eval() if layer.spec.noise != "none" or layer.spec.jitter > 0 else layer
 

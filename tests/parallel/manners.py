@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch.distributed.tensor.parallel import parallelize_module
 from torch.utils.checkpoint import checkpoint
 
 import headgate
+from headgate.errors import BackendError
 from headgate.parallel import ExpertParallel, measure_traffic
 from parallel.layers import Case, D, spread, to_local
 
@@ -190,3 +192,27 @@ def train_two_ways(case: Case) -> list[tuple[float, float]]:
         dist.all_reduce(mean)
         losses.append((mean.item(), everyone.item()))
     return losses
+
+
+def record_and_replay(case: Case) -> tuple[list[list[int]], Tensor, Tensor]:
+    """The ids in this rank's trace, its output, and that of a replay of the trace."""
+    layer, x = spread(case), own(case, case.make_tokens())
+    with headgate.tap(layer) as tape, torch.no_grad():
+        y = layer(x)
+    trace = headgate.trace_of(layer, tape, token_ids=torch.arange(len(x)))
+    with headgate.replay(layer, trace), torch.no_grad():
+        again = layer(x)
+    return trace.topk_ids[0].tolist(), y, again
+
+
+def run_alone_and_together(case: Case) -> tuple[Tensor, Tensor, str]:
+    """Outputs of this rank's tokens one at a time, and all at once; and what is said where there are replicas."""
+    layer, x = spread(case).eval(), own(case, case.make_tokens())
+    replicated = replace(case, slots=((0, 1, 2, 3), (3, 4, 5, 0)))
+    message = ""
+    with torch.no_grad():
+        try:
+            spread(replicated).eval()(x)
+        except BackendError as error:
+            message = str(error)
+        return torch.cat([layer(token) for token in x.split(1)]), layer(x), message

@@ -21,7 +21,8 @@ from headgate.layout import ExpertLayout
 from headgate.parallel import (
     ExpertParallel,
     average_gradients,
-    clip_gradients,
+    clip_grad_norm_,
+    group_by_mesh,
     load_checkpoint,
     save_checkpoint,
 )
@@ -48,9 +49,7 @@ def make_model(slots: Slots | None, *, d_ff: int = F, seed: int = 0) -> tuple[nn
         layout = ExpertLayout(device_experts=np.array([slots], dtype=np.int64), num_experts=E)
         mesh = dist.init_device_mesh("cpu", (dist.get_world_size(),), mesh_dim_names=("ep",))
         parallelize_module(model, mesh["ep"], {"moe": ExpertParallel(layout)})
-    spread = [p for p in model.parameters() if isinstance(p, DTensor)]
-    plain = [p for p in model.parameters() if not isinstance(p, DTensor)]
-    groups = [{"params": parameters} for parameters in (plain, spread) if parameters]
+    groups = [{"params": parameters} for parameters in group_by_mesh(model.parameters())]
     optimizer = torch.optim.AdamW(groups, lr=0.01, weight_decay=0.1)
     headgate.attach_balance(model, optimizer)
     return model, optimizer
@@ -65,7 +64,7 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> l
         loss = (model(x + 0.1 * torch.randn(6, D)) - x.flip(-1)).square().mean()
         loss.backward()
         average_gradients(model)
-        clip_gradients(model, 1.0)
+        clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import headgate
 from compare import assert_close
 from parallel import manners
 from parallel.layers import Case, D
@@ -111,3 +112,22 @@ def test_fsdp_on_a_mesh_of_two_dimensions_trains_as_one_process(ranks, slots):
     for losses in ranks.run(4, manners.train_two_ways, case):
         for mine, whole in losses:
             assert mine == pytest.approx(whole, rel=1e-12)
+
+
+def test_each_rank_records_its_own_tokens_and_replays_them(ranks):
+    case = Case((5, 3), dtype=torch.float32)
+    whole = case.make_layer()
+    with headgate.tap(whole) as tape:
+        whole(case.make_tokens())
+    answers = ranks.run(2, manners.record_and_replay, case)
+    assert [ids for recorded, _, _ in answers for ids in recorded] == tape[""][0].choice.expert_ids.tolist()
+    for _, y, again in answers:
+        # A replay computes weights and plan anew, from choices in another type.
+        assert_close("y", again, y, dtype=torch.float32, terms=D)
+
+
+def test_batch_invariance_is_kept_or_refused(ranks):
+    case = Case((7, 7), dtype=torch.float32, batch_invariant=True)
+    for alone, together, message in ranks.run(2, manners.run_alone_and_together, case):
+        assert torch.equal(alone, together)
+        assert message.startswith("batch_invariant (=True) can't be kept with replicas of experts")

@@ -19,7 +19,7 @@ from headgate.nn import tap
 from headgate.observe.merge import merge_files
 from headgate.observe.reader import open_trace
 from headgate.observe.writer import save_trace
-from headgate.parallel.gradients import average_gradients, clip_gradients
+from headgate.parallel.gradients import average_gradients, clip_grad_norm_
 from headgate.parallel.launch import num_ranks, on_first_rank, rank
 from headgate.parallel.style import ExpertParallel
 
@@ -46,10 +46,9 @@ def sum_over_ranks(value: Tensor) -> Tensor:
 
 def settle_gradients(model: nn.Module, max_norm: float) -> Tensor:
     """Make every rank's gradients those of the whole batch, no longer than a norm; return the norm before."""
-    if num_ranks() == 1:
-        return nn.utils.clip_grad_norm_(model.parameters(), max_norm)
-    average_gradients(model)
-    return clip_gradients(model, max_norm)
+    if num_ranks() > 1:
+        average_gradients(model)
+    return clip_grad_norm_(model.parameters(), max_norm)
 
 
 def agree_to_stop(wants_to: bool) -> bool:

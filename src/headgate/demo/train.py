@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from headgate.demo.config import TrainingConfig
 from headgate.demo.corpus import Corpus, training_batch
@@ -19,6 +18,7 @@ from headgate.demo.model import is_routed
 from headgate.demo.shares import settle_gradients, share_of, sum_over_ranks
 from headgate.flow import Routing
 from headgate.nn import Tape, attach_balance, tap
+from headgate.parallel.gradients import group_by_mesh
 from headgate.parallel.launch import num_ranks
 
 _FINAL_LEARNING_RATE = 0.1
@@ -52,16 +52,12 @@ class StepReport:
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
     """AdamW, with weight decay on matrices alone."""
-    parameters = list(model.parameters())
     groups = []
-    # A fused step takes DTensors or plain tensors, not both; only experts that are spread over ranks are the former.
-    for kind in (False, True):
-        same = [p for p in parameters if isinstance(p, DTensor) == kind]
+    for parameters in group_by_mesh(model.parameters()):
         groups += [
-            {"params": [p for p in same if p.ndim >= 2], "weight_decay": config.weight_decay},
-            {"params": [p for p in same if p.ndim < 2], "weight_decay": 0.0},
+            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
         ]
-    groups = [group for group in groups if group["params"]]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
 
 

@@ -3,7 +3,7 @@
 from headgate.parallel.checkpoint import Resumed, latest_checkpoint, load_checkpoint, save_checkpoint
 from headgate.parallel.exchange import Traffic
 from headgate.parallel.failures import name_failed_ranks
-from headgate.parallel.gradients import average_gradients, clip_gradients
+from headgate.parallel.gradients import average_gradients, clip_grad_norm_, group_by_mesh
 from headgate.parallel.launch import join_ranks, on_first_rank
 from headgate.parallel.relayout import relayout
 from headgate.parallel.style import ExpertParallel
@@ -14,7 +14,8 @@ __all__ = [
     "Resumed",
     "Traffic",
     "average_gradients",
-    "clip_gradients",
+    "clip_grad_norm_",
+    "group_by_mesh",
     "join_ranks",
     "latest_checkpoint",
     "load_checkpoint",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
-from headgate.errors import InputError
+from headgate.errors import BackendError, InputError
 from headgate.experts import ExpertWeights, run_experts
 from headgate.flow import DispatchPlan
 from headgate.kernels.experts_call import Weights
@@ -128,7 +128,13 @@ class ShardedExperts(Experts):
 
         Raises:
             InputError: tokens and weights differ in dtype, outside autocast.
+            BackendError: `batch_invariant` with replicas.
         """
+        if batch_invariant and self.placement.has_replicas:
+            raise BackendError(
+                "batch_invariant (=True) can't be kept with replicas of experts, for which of them a token is sent to "
+                "depends on the tokens before it; use a layout with each expert once"
+            )
         dtype = compute_dtype(x, self.down_proj)
         weights = self._bind(dtype)
         function = self.spec.function

@@ -1,14 +1,45 @@
-"""What a training loop does with gradients where some are of experts that other ranks do not have."""
+"""Gradients whose parameters lie on several meshes: experts on one, the rest on another or on none."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
-from headgate.parallel.experts import ShardedExperts
+from headgate.errors import InputError
+
+
+def group_by_mesh(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """Split parameters by the device mesh that they lie on, plain ones first: groups for an optimizer.
+
+    Torch's grouped operations (`foreach=True`, `fused=True`, and the default on a GPU) take DTensors of one mesh, or
+    plain tensors, but not both together.
+
+    Args:
+        parameters: of a model.
+
+    Returns:
+        The groups that are not empty, in the order in which their meshes occur.
+
+    Example:
+        >>> import torch
+        >>> layer = torch.nn.Linear(2, 2)
+        >>> groups = group_by_mesh(layer.parameters())
+        >>> optimizer = torch.optim.AdamW([{"params": group} for group in groups], foreach=True)
+        >>> len(groups)
+        1
+    """
+    plain: list[nn.Parameter] = []
+    on_mesh: dict[DeviceMesh, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        group = on_mesh.setdefault(parameter.device_mesh, []) if isinstance(parameter, DTensor) else plain
+        group.append(parameter)
+    return [group for group in (plain, *on_mesh.values()) if group]
 
 
 def average_gradients(model: nn.Module, group: dist.ProcessGroup | None = None) -> None:
@@ -42,52 +73,45 @@ def average_gradients(model: nn.Module, group: dist.ProcessGroup | None = None) 
         gradient.copy_(part.view_as(gradient))
 
 
-def clip_gradients(model: nn.Module, max_norm: float) -> Float[Tensor, ""]:
-    """Scale all gradients down to a norm, as `torch.nn.utils.clip_grad_norm_` does in one process.
+@torch.no_grad()
+def clip_grad_norm_(
+    parameters: Iterable[nn.Parameter], max_norm: float, *, norm_type: float = 2.0
+) -> Float[Tensor, ""]:
+    """Scale all gradients so that their norm together is at most `max_norm`, whatever mesh each lies on.
 
-    The norm is that of the whole model: each expert counts once, wherever it is and however many replicas it has.
+    As `torch.nn.utils.clip_grad_norm_`, which takes parameters of one mesh; every rank must call it. It is the norm that
+    one process computes, (sum_i |g_i|^p)^(1/p) over all entries i of all gradients, as long as no expert has replicas:
+    of these, each counts.
 
     Args:
-        model: after `backward` and `average_gradients`; experts spread over one mesh, all else on every rank.
-        max_norm: above 0.
+        parameters: all that are clipped together; plain ones must have equal gradients on all ranks, as DDP leaves them.
+        max_norm: positive.
+        norm_type: p; may be infinite.
 
     Returns:
-        The norm before, the same on all ranks.
+        The norm before clipping.
+
+    Raises:
+        InputError: `max_norm` isn't positive.
 
     Example:
-        >>> import headgate, torch
-        >>> layer = headgate.MoE(8, 16, num_experts=4, top_k=2)
-        >>> layer(torch.randn(3, 8)).sum().backward()
-        >>> norm = clip_gradients(layer, 0.5)
-        >>> after = torch.nn.utils.get_total_norm([p.grad for p in layer.parameters()])
-        >>> bool(after < 0.5001)
-        True
+        >>> import torch
+        >>> weight = torch.nn.Parameter(torch.zeros(2))
+        >>> weight.grad = torch.tensor([3.0, 4.0])
+        >>> clip_grad_norm_([weight], 1.0).item(), weight.grad.norm().item()  # doctest: +ELLIPSIS
+        (5.0, 0.99999...)
     """
-    plain = [p.grad for p in model.parameters() if p.grad is not None and not isinstance(p, DTensor)]
-    squares = torch.nn.utils.get_total_norm(plain).square()
-    for module in model.modules():
-        if isinstance(module, ShardedExperts):
-            of_layer = _squares_of_experts(module).to(squares)
-            for dimension in range(module.mesh.ndim):
-                dist.all_reduce(of_layer, group=module.mesh.get_group(dimension))
-            squares = squares + of_layer
-    norm = squares.sqrt()
-    # As torch has it: the epsilon keeps a norm of 0 from dividing, and nothing is scaled up.
-    scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-    for parameter in model.parameters():
-        if parameter.grad is not None:
-            gradient = parameter.grad
-            (gradient.to_local() if isinstance(gradient, DTensor) else gradient).mul_(scale)
-    return norm
-
-
-def _squares_of_experts(experts: ShardedExperts) -> Float[Tensor, ""]:
-    """Sum of squares of this rank's gradients; a replica counts as its part of the expert."""
-    held = [expert for rank in experts.placement.rank_experts for expert in rank]
-    share = torch.tensor([1.0 / held.count(expert) for expert in experts.local_experts])
-    total = torch.zeros((), device=experts.down_proj.device)
-    for parameter in experts.parameters(recurse=False):
-        if isinstance(parameter.grad, DTensor):
-            rows = parameter.grad.to_local()
-            total = total + (rows.flatten(1).float().square().sum(1) * share.to(rows.device)).sum()
+    if not max_norm > 0:
+        raise InputError(f"max_norm (={max_norm}) must be positive; 1.0 is usual")
+    groups = group_by_mesh(parameter for parameter in parameters if parameter.grad is not None)
+    norms = [_norm_of([p.grad for p in group if p.grad is not None], norm_type) for group in groups]
+    total = torch.linalg.vector_norm(torch.stack(norms), norm_type) if norms else torch.zeros(())
+    for group in groups:
+        nn.utils.clip_grads_with_norm_(group, max_norm, total)
     return total
+
+
+def _norm_of(gradients: list[Tensor], norm_type: float) -> Float[Tensor, ""]:
+    """Of gradients on one mesh, over all its ranks."""
+    norm = nn.utils.get_total_norm(gradients, norm_type)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm

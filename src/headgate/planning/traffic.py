@@ -106,7 +106,8 @@ def count_traffic(
     kept = arrived
     if capacity_factor is not None:
         offered = torch.bincount(step, minlength=num_steps) * expert_ids.shape[1]
-        kept = torch.minimum(arrived, (offered * capacity_factor / num_slots).ceil().long()[:, None])
+        num_replicas = int((table >= 0).sum())
+        kept = torch.minimum(arrived, (offered * capacity_factor / num_replicas).ceil().long()[:, None])
     by_device = kept.view(num_steps, num_devices, -1)
     device = torch.where(is_row, physical // layout.slots_per_device, -1)
     sent, received = _count_sends(device, source, step, num_steps, layout)
