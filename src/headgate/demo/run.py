@@ -154,7 +154,7 @@ def run_training(prepared: Prepared, show: Show, *, should_stop: Callable[[], bo
             if log is not None:
                 log.append(report)
             show(report)
-            stop = agree_to_stop(should_stop()) and report.step < training.steps
+            stop = agree_to_stop(should_stop(), device=training.device) and report.step < training.steps
             if stop or report.step % training.checkpoint_steps == 0 or report.step == training.steps:
                 save_checkpoint(checkpoints, model, optimizer, TrainingState(step=report.step, config=values))
             if stop:

@@ -51,9 +51,9 @@ def settle_gradients(model: nn.Module, max_norm: float) -> Tensor:
     return clip_grad_norm_(model.parameters(), max_norm)
 
 
-def agree_to_stop(wants_to: bool) -> bool:
-    """Whether any rank was asked to stop."""
-    return bool(sum_over_ranks(torch.tensor(int(wants_to))))
+def agree_to_stop(wants_to: bool, *, device: str) -> bool:
+    """Whether any rank was asked to stop; the device is the one whose tensors the ranks exchange."""
+    return bool(sum_over_ranks(torch.tensor(int(wants_to), device=device)))
 
 
 def record_held_out(path: Path, model: nn.Module, corpus: Corpus, tokenizer: Tokenizer, config: DemoConfig) -> None:
