@@ -13,6 +13,7 @@ from headgate.errors import InputError
 from headgate.layout import EMPTY, ExpertLayout
 from headgate.nn.moe import MoE
 from headgate.parallel.agree import check_agreement
+from headgate.parallel.batch import share_batch
 from headgate.parallel.experts import ShardedExperts
 from headgate.parallel.routes import Placement
 from headgate.parallel.two_level import as_one_dimension
@@ -88,6 +89,7 @@ class ExpertParallel(ParallelStyle):
         module.experts = ShardedExperts(
             module.experts, device_mesh, placement, average_gradients=self.average_gradients
         )
+        share_batch(module, device_mesh.get_group(), average_gradients=self.average_gradients)
         return module
 
     def _layout_of(self, module: MoE, mesh: DeviceMesh) -> ExpertLayout:
