@@ -56,6 +56,13 @@ def test_a_checkpoint_is_loaded_rank_by_rank(ranks, tmp_path):
     check("qwen3_moe", ranks.run(3, models.load_on_rank, str(tmp_path), "qwen3_moe"))
 
 
+def test_no_rank_ever_holds_all_experts(ranks, tmp_path):
+    total = models.save_wide(str(tmp_path))
+    # A quarter of the experts twice, in the mapped file and as parameters, and one parameter while it is put together.
+    # A rank that read them all would need more than `total` for that.
+    assert max(ranks.run(4, models.measure_loading, str(tmp_path))) < 0.8 * total
+
+
 @pytest.mark.parametrize("lengths", [(5, 5), (9, 2), (1, 6)], ids=str)
 def test_generation_keeps_the_ranks_in_step(ranks, lengths):
     model = models.build("mixtral")
@@ -90,3 +97,8 @@ def test_ranks_with_different_models_are_refused_and_named(ranks):
     for message in ranks.run(2, models.refuse, "mixtral", None, torch.float64):
         assert message.startswith("dtype (=")
         assert "on rank 1) must be the same on all ranks" in message
+
+
+def test_saving_a_part_as_the_whole_is_refused(ranks):
+    for message in ranks.run(2, models.save_on_rank):
+        assert message.startswith("save_pretrained can't put together experts that are spread over ranks; save each")

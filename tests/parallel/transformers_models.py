@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import resource
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from support.memory import peak_growth_bytes
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
+from transformers import MixtralConfig, MixtralForCausalLM
 
+from headgate.errors import BackendError
 from headgate.integrations.transformers import expert_parallel, load_expert_parallel
 from headgate.integrations.transformers.parallel import spread_of
 from headgate.integrations.transformers.sites import find_sites
@@ -89,6 +91,16 @@ def measure(model: nn.Module, inputs: dict[str, Tensor]) -> Result:
     return {"output": output, "grads": grads, "of_experts": of_experts}
 
 
+def save_on_rank() -> str:
+    """The message of what `save_pretrained` raises."""
+    model = expert_parallel(build("mixtral"), make_mesh())
+    try:
+        model.save_pretrained("nowhere")
+    except BackendError as error:
+        return str(error)
+    return "not refused"
+
+
 def generate_on_rank(name: str, lengths: tuple[int, ...]) -> list[int]:
     """What this rank generates: another prompt and another number of tokens on each."""
     model = expert_parallel(build(name), make_mesh())
@@ -114,9 +126,15 @@ def refuse(name: str, slots: Any = None, dtype: torch.dtype | None = None) -> st
     return "not refused"
 
 
-def peak_growth(path: str) -> int:
-    """Bytes by which loading raises this process's peak resident size."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    model = load_expert_parallel(path, make_mesh())
-    assert model is not None
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+def save_wide(path: str) -> int:
+    """Write a checkpoint whose experts outweigh all else; return their bytes."""
+    sizes = {"hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 2, "vocab_size": 64}
+    config = MixtralConfig(**sizes, num_attention_heads=4, num_key_value_heads=2, num_local_experts=8)
+    model = MixtralForCausalLM(config)
+    model.save_pretrained(path, max_shard_size="20MB")
+    return sum(p.nbytes for site in find_sites(model) for p in site.module.parameters())
+
+
+def measure_loading(path: str) -> int:
+    """Bytes by which loading raises this process's resident size at its peak."""
+    return peak_growth_bytes(lambda: load_expert_parallel(path, make_mesh()))

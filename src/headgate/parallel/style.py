@@ -89,7 +89,7 @@ class ExpertParallel(ParallelStyle):
         module.experts = ShardedExperts(
             module.experts, device_mesh, placement, average_gradients=self.average_gradients
         )
-        share_batch(module, device_mesh.get_group(), average_gradients=self.average_gradients)
+        share_batch(module, ranks.get_group(), average_gradients=self.average_gradients)
         return module
 
     def _layout_of(self, module: MoE, mesh: DeviceMesh) -> ExpertLayout:

@@ -209,8 +209,16 @@ def _spread(
         site.module.forward = types.MethodType(_forward, site.module)
     if ranks.size() > 1 and hasattr(model, "generate"):
         model.generate = partial(model.generate, synced_gpus=True)
+    model.save_pretrained = _refuse_saving
     built: nn.Module = model
     return built
+
+
+def _refuse_saving(*args: Any, **kwargs: Any) -> None:
+    raise BackendError(
+        "save_pretrained can't put together experts that are spread over ranks; save each rank's state_dict(), or save "
+        "the model before expert_parallel"
+    )
 
 
 # Message lengths are known only at run time: the exchange is not compiled, all around it is.
