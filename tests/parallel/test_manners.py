@@ -1,5 +1,7 @@
 """Sharded experts go with recomputation, accumulation, autocast, compilation, FSDP2, meta models and taps."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -38,6 +40,16 @@ def test_gradients_accumulate(ranks, one_step):
     for found, expected in zip(ranks.run(3, manners.accumulate, CASE, 3), one_step, strict=True):
         for name, value in found.items():
             assert_close(name, value, expected[name], dtype=CASE.dtype, terms=sum(CASE.tokens) * D, scale=0.1)
+
+
+def test_gradients_are_averaged_or_summed(ranks):
+    case = Case((4, 3), slots=((0, 1, 2, 3), (3, 4, 5, 0)))
+    averaged, summed = (
+        ranks.run(2, manners.run_once, replace(case, average_gradients=is_averaged)) for is_averaged in (True, False)
+    )
+    for mean, total in zip(averaged, summed, strict=True):
+        for name, value in mean.items():
+            assert torch.equal(total[name], 2 * value if name.startswith("experts.") else value), name
 
 
 def test_rows_travel_in_the_dtype_of_autocast(ranks):

@@ -59,7 +59,7 @@ def rows_of(plan):
     return dict(zip(plan.slot_of_row.tolist(), zip(plan.token_of_row.tolist(), experts, strict=True), strict=True))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=100)
 @given(st.data())
 def test_every_row_goes_once_to_a_rank_that_holds_its_expert(data):
     layout = make_layout(*data.draw(all_slots()))
@@ -107,7 +107,7 @@ def test_tables_follow_the_tokens_to_their_device():
     assert moved.rank_experts == ((0, 1, 2), (3, 4))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 @given(st.data())
 def test_what_arrives_is_planned_in_the_order_of_slots(data):
     num_experts = data.draw(st.integers(1, 6))
