@@ -35,6 +35,7 @@ class Case:
     dtype: torch.dtype = torch.float64
     skew: float = 0.0
     batch_invariant: bool = False
+    average_gradients: bool = True
 
     @property
     def num_ranks(self) -> int:
@@ -103,7 +104,8 @@ def run_layer_on_rank(layer: headgate.MoE, case: Case) -> Outcome:
 def spread(case: Case) -> headgate.MoE:
     """The case's layer with its experts over all ranks."""
     mesh = dist.init_device_mesh("cpu", (dist.get_world_size(),), mesh_dim_names=("ep",))
-    layer = parallelize_module(case.make_layer(), mesh["ep"], ExpertParallel(case.layout))
+    style = ExpertParallel(case.layout, average_gradients=case.average_gradients)
+    layer = parallelize_module(case.make_layer(), mesh["ep"], style)
     assert isinstance(layer, headgate.MoE)
     return layer
 

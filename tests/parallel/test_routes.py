@@ -59,7 +59,7 @@ def rows_of(plan):
     return dict(zip(plan.slot_of_row.tolist(), zip(plan.token_of_row.tolist(), experts, strict=True), strict=True))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=100)
 @given(st.data())
 def test_every_row_goes_once_to_a_rank_that_holds_its_expert(data):
     layout = make_layout(*data.draw(all_slots()))
@@ -97,7 +97,17 @@ def test_every_row_goes_once_to_a_rank_that_holds_its_expert(data):
     ]
 
 
-@settings(deadline=None, max_examples=100)
+def test_tables_follow_the_tokens_to_their_device():
+    placement = Placement.of_layer(chunk_experts(5, num_ranks=2), 0)
+    assert placement.to(torch.device("cpu")) is placement
+    moved = placement.to(torch.device("meta"))
+    assert {moved.replicas.device.type, moved.rank_of_physical.device.type, moved.local_of_physical.device.type} == {
+        "meta"
+    }
+    assert moved.rank_experts == ((0, 1, 2), (3, 4))
+
+
+@settings(deadline=None, max_examples=60)
 @given(st.data())
 def test_what_arrives_is_planned_in_the_order_of_slots(data):
     num_experts = data.draw(st.integers(1, 6))

@@ -49,6 +49,11 @@ def train_once(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
     return y.detach()
 
 
+def get_ready() -> None:
+    """Build a model, so that what is slow the first time is done."""
+    build("mixtral")
+
+
 def build(name: str) -> Any:
     """The same model in every process: what the zoo does not draw itself, transformers draws by the global seed."""
     torch.manual_seed(0)

@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor
 
 from headgate.errors import BackendError, InputError
 from headgate.flow import DispatchPlan
@@ -26,7 +25,7 @@ from headgate.parallel.exchange import Exchange
 from headgate.parallel.experts import shard_local
 from headgate.parallel.replicas import GradientRule
 from headgate.parallel.routes import Placement
-from headgate.parallel.style import chunk_experts
+from headgate.parallel.style import check_fit, chunk_experts
 from headgate.parallel.two_level import TwoLevelExchange, as_one_dimension, make_exchange
 
 _KEPT = "_headgate_spread"
@@ -56,7 +55,7 @@ class Spread(NamedTuple):
 
 def expert_parallel(
     model: nn.Module, mesh: DeviceMesh, layout: ExpertLayout | None = None, *, average_gradients: bool = True
-) -> nn.Module:
+) -> Any:
     """Spread the experts of a transformers model over ranks; each keeps its own and drops the others.
 
     Tokens, outputs, gradients and `average_gradients` are as in `headgate.parallel.ExpertParallel`: the tokens of all
@@ -74,7 +73,8 @@ def expert_parallel(
         average_gradients: whether to divide the experts' gradients by the number of ranks.
 
     Returns:
-        The model. Its experts' parameters are DTensors, [number of its experts, ...] on a rank.
+        The model. Its experts' parameters are DTensors, [number of its experts, ...] on a rank. On a mesh of one rank
+        it stays as it is.
 
     Raises:
         InputError: the model has no MoE layer, the layout does not fit, or ranks disagree.
@@ -112,7 +112,7 @@ def load_expert_parallel(
     model_class: Any = None,
     average_gradients: bool = True,
     **options: Any,
-) -> nn.Module:
+) -> Any:
     """Load a checkpoint with this rank's experts alone: the others are neither read nor kept, at no time.
 
     Args:
@@ -168,12 +168,11 @@ def _place(sites: list[Site], mesh: DeviceMesh, layout: ExpertLayout | None) -> 
     placements = {}
     for number, site in enumerate(sites):
         num_experts = int(site.module.num_experts)
-        chosen = layout or chunk_experts(num_experts, num_ranks=mesh.size())
-        if (chosen.num_experts, chosen.num_devices) != (num_experts, mesh.size()):
-            raise InputError(
-                f"layout (={chosen.num_experts} experts on {chosen.num_devices} devices) must be for the experts of "
-                f"{site.path} and the mesh's ranks (={num_experts} on {mesh.size()}); plan one with headgate place"
-            )
+        dealt = chunk_experts(num_experts, num_ranks=mesh.size())
+        chosen = layout or dealt
+        check_fit(chosen, num_experts, mesh)
+        # One rank has them all, and keeps them in the order of their ids.
+        chosen = dealt if mesh.size() == 1 else chosen
         placements[site.path] = Placement.of_layer(chosen, min(number, len(chosen.device_experts) - 1))
     return placements
 
@@ -188,15 +187,17 @@ def _check_alike(model: Any, sites: list[Site], placements: Mapping[str, Placeme
     check_agreement(facts, mesh.get_group())
 
 
-def _weights(experts: nn.Module) -> dict[str, Tensor]:
+def _weights(experts: nn.Module) -> dict[str, Any]:
     return {name: weight for name in WEIGHT_NAMES if (weight := getattr(experts, name, None)) is not None}
 
 
 def _spread(
     model: Any, sites: list[Site], mesh: DeviceMesh, placements: Mapping[str, Placement], *, average_gradients: bool
-) -> nn.Module:
+) -> Any:
     """Let the modules, which hold this rank's experts alone, exchange tokens."""
     ranks = as_one_dimension(mesh)
+    if ranks.size() == 1:
+        return model
     group, rank = ranks.get_group(), ranks.get_local_rank()
     factor = 1.0 / ranks.size() if average_gradients else 1.0
     for site in sites:
@@ -207,11 +208,10 @@ def _spread(
         rule = GradientRule(placement, group, rank, factor)
         setattr(site.module, _KEPT, Spread(placement, make_exchange(mesh, placement), rule, rank))
         site.module.forward = types.MethodType(_forward, site.module)
-    if ranks.size() > 1 and hasattr(model, "generate"):
+    if hasattr(model, "generate"):
         model.generate = partial(model.generate, synced_gpus=True)
     model.save_pretrained = _refuse_saving
-    built: nn.Module = model
-    return built
+    return model
 
 
 def _refuse_saving(*args: Any, **kwargs: Any) -> None:
@@ -232,7 +232,7 @@ def _forward(
     """In the place of the experts' own forward: send each token to its experts' ranks, and add up what they return."""
     spread: Spread = getattr(self, _KEPT)
     names, sharded = zip(*_weights(self).items(), strict=True)
-    bound = spread.rule.bind([_local(weight) for weight in sharded])
+    bound = spread.rule.bind([weight.to_local() for weight in sharded])
     weights = read_weights(self, dict(zip(names, bound, strict=True)))
 
     def run_local(tokens: Tensor, plan: DispatchPlan, combine_weights: Tensor) -> Tensor:
@@ -246,9 +246,3 @@ def _forward(
         num_experts=len(spread.local_experts),
     )
     return y.to(hidden_states.dtype)
-
-
-def _local(parameter: Tensor) -> Tensor:
-    assert isinstance(parameter, DTensor)  # `_spread` makes no others.
-    local: Tensor = parameter.to_local()
-    return local
