@@ -1,5 +1,7 @@
 """transformers' models with their experts over ranks: outputs, gradients and generated tokens are one process's."""
 
+import statistics
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,8 @@ from parallel import transformers_models as models
 NAMES = ("mixtral", "olmoe", "qwen3_moe", "deepseek_v3", "gpt_oss")
 # Whose experts outside the interface can't be spread.
 INSIDE = [name for name in zoo.architectures() if zoo.is_in_interface(name)]
+# The longest chain of sums, as in the sweep of architectures, there and back.
+TERMS = 2 * zoo.NUM_LAYERS * (12 * zoo.D_MODEL + 2 * zoo.D_FF)
 UNEQUAL = np.array([[[7, 2, 0, -1, -1], [3, 1, -1, -1, -1], [4, 5, 6, 0, 2]]])
 
 
@@ -23,23 +27,22 @@ def get_ready(ranks):
 
 def check(name, results):
     expected = models.run_whole(name, len(results))
+    # Where an architecture saturates, a gradient is what is left of terms of the usual size.
+    usual = statistics.median(grad.square().mean().sqrt().item() for grad in expected["grads"].values())
+    tolerance = {"dtype": torch.float32, "terms": TERMS, "scale": usual}
     for rank, result in enumerate(results):
-        assert_close(f"output of rank {rank}", result["output"], expected["outputs"][rank], **TOLERANCE)
+        assert_close(f"output of rank {rank}", result["output"], expected["outputs"][rank], **tolerance)
     for key, grad in expected["grads"].items():
         if key not in results[0]["of_experts"]:
             found = sum(result["grads"][key] for result in results if key in result["grads"])
-            assert_close(key, found, grad, **TOLERANCE)
+            assert_close(key, found, grad, **tolerance)
             continue
         by_expert = {}
         for result in results:
             for expert, part in result["of_experts"][key].items():
                 assert torch.equal(by_expert.setdefault(expert, part), part), f"replicas of {expert} differ in {key}"
-        assert_close(key, torch.stack([by_expert[expert] for expert in range(zoo.NUM_EXPERTS)]), grad, **TOLERANCE)
+        assert_close(key, torch.stack([by_expert[expert] for expert in range(zoo.NUM_EXPERTS)]), grad, **tolerance)
     assert any(key.rpartition(".")[2] in WEIGHT_NAMES for key in expected["grads"])
-
-
-# As in the sweep of architectures: every weight takes part in a few sums of this width.
-TOLERANCE = {"dtype": torch.float32, "terms": 2000, "scale": 1e-1}
 
 
 @pytest.mark.parametrize("num_ranks", [2, 3])
