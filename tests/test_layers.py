@@ -12,6 +12,7 @@ MAX_LINES = 400
 LAYER_OF_PART = {
     "errors": 0,
     "flow": 0,
+    "files": 1,
     "layout": 1,
     "kernels": 1,
     "spec": 2,
@@ -22,13 +23,13 @@ LAYER_OF_PART = {
     "experts": 2,
     "balance": 2,
     "nn": 3,
-    "parallel": 3,
-    "observe": 4,
-    "planning": 4,
-    "integrations": 5,
-    "demo": 5,
-    "cli": 6,
-    "__main__": 7,
+    "parallel": 4,
+    "observe": 5,
+    "planning": 5,
+    "integrations": 6,
+    "demo": 6,
+    "cli": 7,
+    "__main__": 8,
 }
 
 

@@ -26,9 +26,10 @@ def layout_of(slots, num_experts, **options):
             [[[0], [2]]],
             2,
             {"layer_index": (7,)},
-            r"^expert \(=2\) on device 1 of layer 7 must be in \[0, 2\); give the",
+            r"^expert \(=2\) on device 1 of layer 7 must be in \[0, 2\), or -1 for an empty slot; give the",
         ),
-        ([[[0], [-1]]], 2, {}, r"^expert \(=-1\) on device 1 of layer 0 must be in \[0, 2\)"),
+        ([[[0], [-2]]], 2, {}, r"^expert \(=-2\) on device 1 of layer 0 must be in \[0, 2\), or -1 for an empty slot"),
+        ([[[0], [-1]]], 2, {}, r"^expert \(=1\) is on no device of layer 0; give it a slot$"),
         ([[[0, 1], [1, 1]]], 2, {}, r"^expert \(=1\) is twice on device 1 of layer 0; put its replicas on different"),
         ([[[0], [1]]], 3, {}, r"^expert \(=2\) is on no device of layer 0; give it a slot$"),
     ],
@@ -45,6 +46,18 @@ def test_maps_of_a_layout():
     assert layout.replica_counts.tolist() == [[2, 1, 1], [1, 2, 1]]
     assert layout.logical_to_physical.tolist() == [[[0, 3], [1, -1], [2, -1]], [[2, -1], [0, 3], [1, -1]]]
     assert layout.device_loads(np.array([[4, 1, 0], [1, 2, 3]])).tolist() == [[3, 2], [4, 2]]
+
+
+def test_maps_of_a_layout_with_empty_slots():
+    layout = layout_of([[[-1, 0, 1], [-1, -1, -1], [2, -1, 0]]], 3)
+    assert (layout.num_replicas, layout.has_empty_slots) == (1, True)
+    assert layout.replica_counts.tolist() == [[2, 1, 1]]
+    assert layout.logical_to_physical.tolist() == [[[1, 8], [2, -1], [6, -1]]]
+    assert layout.device_loads(np.array([[4, 1, 5]])).tolist() == [[3, 0, 7]]
+    full = layout_of([[[0, 1, 2], [0, 1, 2], [0, 1, 2]]], 3)
+    assert not full.has_empty_slots
+    assert layout.moves_from(full) == 0
+    assert full.moves_from(layout) == 1 + 3 + 1
 
 
 def test_experts_that_move():

@@ -3,10 +3,14 @@
 Every loss is a pure function of one layer's values, never of several layers pooled (opposite imbalances would
 cancel), counts all K choices, and leaves padding out. "At balance" is perfectly even routing with even scores; "at
 collapse", all tokens choose the same K experts with scores 1/K each.
+
+Every loss reads its tokens through sums alone. Where the tokens of several ranks are one batch, `add_ranks` adds such
+sums over these ranks, and the loss is that of the whole batch on each of them; None = this rank's tokens are the batch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
@@ -19,6 +23,7 @@ from torch import Tensor
 from headgate.errors import SpecError
 
 BalanceName = Literal["switch", "z", "importance", "sequence", "global_batch", "bias"]
+AddRanks = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +102,7 @@ def switch_loss(
     expert_counts: Int[Tensor, " E"],
     *,
     is_padding: Bool[Tensor, " T"] | None = None,
+    add_ranks: AddRanks | None = None,
 ) -> Float[Tensor, ""]:
     """E * sum_i f_i P_i, where f_i is expert i's fraction of the choices and P_i its mean share of the scores.
 
@@ -107,6 +113,7 @@ def switch_loss(
         expert_counts: [E], choices per expert, of this batch or, for the global-batch loss, of the whole
             data-parallel group (`reduce_counts`).
         is_padding: [T].
+        add_ranks: see the module.
 
     References:
         Fedus et al., "Switch Transformers", 2021, https://arxiv.org/abs/2101.03961, equations 4-6 (here divided by
@@ -117,7 +124,7 @@ def switch_loss(
         >>> switch_loss(torch.full((6, 4), 0.25), torch.tensor([3, 3, 3, 3])).item()
         1.0
     """
-    share = _mean_over_tokens(_shares(scores), is_padding)
+    share = _mean_over_tokens(_shares(scores), is_padding, add_ranks)
     choices = expert_counts.to(share.dtype)
     fraction = choices / choices.sum().clamp(min=1)
     return scores.shape[1] * (fraction * share).sum()
@@ -129,6 +136,7 @@ def sequence_loss(
     *,
     sequence_length: int,
     is_padding: Bool[Tensor, " T"] | None = None,
+    add_ranks: AddRanks | None = None,
 ) -> Float[Tensor, ""]:
     """The mean over sequences of each sequence's own `switch_loss`.
 
@@ -143,22 +151,26 @@ def sequence_loss(
         2.0
     """
     num_tokens, num_experts = scores.shape
-    if num_tokens == 0:
-        return scores.sum()
     padding = torch.zeros(num_tokens, dtype=torch.bool, device=scores.device) if is_padding is None else is_padding
-    by_sequence = (num_tokens // sequence_length, sequence_length)
+    by_sequence = (num_tokens // max(sequence_length, 1), sequence_length)
     is_real = (~padding).reshape(by_sequence).to(scores.dtype)
-    ids = expert_ids.masked_fill(padding[:, None], -1).reshape(by_sequence[0], -1)
+    ids = expert_ids.masked_fill(padding[:, None], -1).reshape(by_sequence[0], sequence_length * expert_ids.shape[1])
     counts = scores.new_zeros(by_sequence[0], num_experts + 1)
     counts = counts.scatter_add(1, ids.where(ids >= 0, num_experts), torch.ones_like(ids, dtype=scores.dtype))
     fraction = counts[:, :num_experts] / counts[:, :num_experts].sum(dim=1, keepdim=True).clamp(min=1)
     shares = _shares(scores).masked_fill(padding[:, None], 0.0).reshape(*by_sequence, num_experts)
     share = shares.sum(dim=1) / is_real.sum(dim=1, keepdim=True).clamp(min=1)
     is_used = is_real.any(dim=1).to(scores.dtype)
-    return (num_experts * (fraction * share).sum(dim=1) * is_used).sum() / is_used.sum().clamp(min=1)
+    losses = num_experts * (fraction * share).sum(dim=1) * is_used
+    return _divide(losses.sum(dim=0, keepdim=True), is_used.sum(), add_ranks).sum()
 
 
-def z_loss(logits: Float[Tensor, "T E"], *, is_padding: Bool[Tensor, " T"] | None = None) -> Float[Tensor, ""]:
+def z_loss(
+    logits: Float[Tensor, "T E"],
+    *,
+    is_padding: Bool[Tensor, " T"] | None = None,
+    add_ranks: AddRanks | None = None,
+) -> Float[Tensor, ""]:
     """The mean over tokens of logsumexp(logits) squared: keeps logits small, whatever the balance.
 
     log(E)^2 when all logits are 0, balanced or not; grows without bound with the logits.
@@ -171,10 +183,15 @@ def z_loss(logits: Float[Tensor, "T E"], *, is_padding: Bool[Tensor, " T"] | Non
         >>> round(z_loss(torch.zeros(5, 8)).item(), 4)  # log(8)^2
         4.3241
     """
-    return _mean_over_tokens(logits.logsumexp(dim=1, keepdim=True).square(), is_padding).sum()
+    return _mean_over_tokens(logits.logsumexp(dim=1, keepdim=True).square(), is_padding, add_ranks).sum()
 
 
-def importance_loss(scores: Float[Tensor, "T E"], *, is_padding: Bool[Tensor, " T"] | None = None) -> Float[Tensor, ""]:
+def importance_loss(
+    scores: Float[Tensor, "T E"],
+    *,
+    is_padding: Bool[Tensor, " T"] | None = None,
+    add_ranks: AddRanks | None = None,
+) -> Float[Tensor, ""]:
     """The squared coefficient of variation of the experts' total scores.
 
     0 at balance, E / K - 1 at collapse.
@@ -187,7 +204,7 @@ def importance_loss(scores: Float[Tensor, "T E"], *, is_padding: Bool[Tensor, " 
         >>> importance_loss(torch.tensor([[1.0, 0.0], [1.0, 0.0]])).item()
         1.0
     """
-    importance = _mean_over_tokens(scores, is_padding)
+    importance = _mean_over_tokens(scores, is_padding, add_ranks)
     mean = importance.mean()
     return (importance - mean).square().mean() / mean.square().clamp(min=torch.finfo(mean.dtype).tiny)
 
@@ -198,6 +215,7 @@ def quantile_loss(
     *,
     fraction: float,
     is_padding: Bool[Tensor, " T"] | None = None,
+    add_ranks: AddRanks | None = None,
 ) -> Float[Tensor, ""]:
     """The pinball loss whose minimum is the threshold that a given fraction of each expert's scores reaches.
 
@@ -216,7 +234,7 @@ def quantile_loss(
     """
     excess = scores.detach() - threshold
     per_token = torch.maximum((1.0 - fraction) * excess, -fraction * excess)
-    return _mean_over_tokens(per_token, is_padding).sum()
+    return _mean_over_tokens(per_token, is_padding, add_ranks).sum()
 
 
 def reduce_counts(expert_counts: Int[Tensor, " E"], group: dist.ProcessGroup | None) -> Int[Tensor, " E"]:
@@ -313,8 +331,18 @@ def _shares(scores: Float[Tensor, "T E"]) -> Float[Tensor, "T E"]:
     return F.normalize(scores, p=1.0, dim=1, eps=torch.finfo(scores.dtype).tiny)
 
 
-def _mean_over_tokens(values: Float[Tensor, "T n"], is_padding: Bool[Tensor, " T"] | None) -> Float[Tensor, " n"]:
+def _mean_over_tokens(
+    values: Float[Tensor, "T n"], is_padding: Bool[Tensor, " T"] | None, add_ranks: AddRanks | None
+) -> Float[Tensor, " n"]:
     if is_padding is None:
-        return values.sum(dim=0) / max(values.shape[0], 1)
+        return _divide(values.sum(dim=0), values.new_tensor(values.shape[0]), add_ranks)
     is_real = (~is_padding).to(values.dtype)
-    return values.masked_fill(is_padding[:, None], 0.0).sum(dim=0) / is_real.sum().clamp(min=1)
+    return _divide(values.masked_fill(is_padding[:, None], 0.0).sum(dim=0), is_real.sum(), add_ranks)
+
+
+def _divide(total: Float[Tensor, " n"], count: Float[Tensor, ""], add_ranks: AddRanks | None) -> Float[Tensor, " n"]:
+    """Divide a sum by a count; 0 where nothing was counted. Both of all ranks, where `add_ranks` is given."""
+    if add_ranks is not None:
+        sums = add_ranks(torch.cat([total, count[None]]))
+        total, count = sums[:-1], sums[-1]
+    return total / count.clamp(min=1)

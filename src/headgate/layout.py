@@ -13,17 +13,21 @@ from torch import Tensor
 
 from headgate.errors import InputError
 
+EMPTY = -1
+"""The entry of a slot that holds no expert."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ExpertLayout:
     """Where the replicas of every expert live, layer by layer.
 
-    Every device has as many slots as the others, and a slot holds one replica. Slot s of device w is the physical
-    expert `w * S + s`; the devices of a node follow each other. Letters: L layers, W devices, S slots of a device,
-    P = W * S, E experts.
+    Every device has as many slots as the others, and a slot holds one replica or nothing: empty slots make devices
+    unequal. Slot s of device w is the physical expert `w * S + s`; the devices of a node follow each other.
+    Letters: L layers, W devices, S slots of a device, P = W * S, E experts.
 
     Attributes:
-        device_experts: [L, W, S] int64, the expert in each slot; every expert somewhere, none twice on a device.
+        device_experts: [L, W, S] int64, the expert in each slot, -1 = empty; every expert somewhere, none twice on a
+            device.
         num_experts: E.
         layer_index: decoder layer of each row; None = 0 to L - 1.
         num_nodes: groups of devices with fast links among them.
@@ -61,15 +65,15 @@ class ExpertLayout:
 
     def _check_slots(self) -> None:
         slots, num_experts = self.device_experts, self.num_experts
-        is_outside = (slots < 0) | (slots >= num_experts)
+        is_outside = (slots < EMPTY) | (slots >= num_experts)
         if is_outside.any():
             row, device, slot = np.argwhere(is_outside)[0]
             raise InputError(
                 f"expert (={slots[row, device, slot]}) on device {device} of layer {self.layers[row]} must be in "
-                f"[0, {num_experts}); give the right number of experts"
+                f"[0, {num_experts}), or {EMPTY} for an empty slot; give the right number of experts"
             )
         ranked = np.sort(slots, axis=2)
-        is_twice = ranked[..., 1:] == ranked[..., :-1]
+        is_twice = (ranked[..., 1:] == ranked[..., :-1]) & (ranked[..., 1:] != EMPTY)
         if is_twice.any():
             row, device, slot = np.argwhere(is_twice)[0]
             raise InputError(
@@ -98,31 +102,48 @@ class ExpertLayout:
 
     @property
     def num_replicas(self) -> int:
-        """Slots beyond one for each expert."""
-        return self.num_devices * self.slots_per_device - self.num_experts
+        """Slots beyond one for each expert, in the layer that fills the most."""
+        return int((self.physical_to_logical != EMPTY).sum(1).max()) - self.num_experts
+
+    @property
+    def has_empty_slots(self) -> bool:
+        """Whether a slot holds no expert."""
+        return bool((self.device_experts == EMPTY).any())
+
+    def require_full(self) -> None:
+        """Require an expert in every slot, as engines and the planning of layouts do.
+
+        Raises:
+            InputError: a slot is empty.
+        """
+        if self.has_empty_slots:
+            row, device, slot = np.argwhere(self.device_experts == EMPTY)[0]
+            raise InputError(
+                f"slot {slot} (={EMPTY}) of device {device} in layer {self.layers[row]} must not be empty here; give "
+                "every device as many experts, with replicas where they don't come out even"
+            )
 
     @property
     def physical_to_logical(self) -> NDArray[np.int64]:
-        """[L, P] the expert of each physical expert."""
+        """[L, P] the expert of each physical expert; -1 = empty."""
         return self.device_experts.reshape(len(self.device_experts), -1)
 
     @property
     def replica_counts(self) -> NDArray[np.int64]:
         """[L, E] slots that hold each expert."""
-        flat = self.physical_to_logical
-        keys = flat + np.arange(len(flat))[:, None] * self.num_experts
-        return np.bincount(keys.ravel(), minlength=len(flat) * self.num_experts).reshape(len(flat), -1)
+        counts: NDArray[np.int64] = (self.physical_to_logical[:, :, None] == np.arange(self.num_experts)).sum(1)
+        return counts
 
     @property
     def logical_to_physical(self) -> NDArray[np.int64]:
         """[L, E, C] the physical experts of each expert, rising; -1 after the last."""
         flat, counts = self.physical_to_logical, self.replica_counts
-        order = np.argsort(flat, axis=1, kind="stable")
-        expert = np.take_along_axis(flat, order, axis=1)
-        first = np.cumsum(counts, axis=1) - counts
-        rank = np.arange(flat.shape[1]) - np.take_along_axis(first, expert, axis=1)
         table = np.full((*counts.shape, int(counts.max())), -1, dtype=np.int64)
-        table[np.arange(len(flat))[:, None], expert, rank] = order
+        for row, experts in enumerate(flat):
+            filled = np.flatnonzero(experts != EMPTY)
+            order = filled[np.argsort(experts[filled], kind="stable")]
+            first = np.cumsum(counts[row]) - counts[row]
+            table[row, experts[order], np.arange(len(order)) - first[experts[order]]] = order
         return table
 
     def device_loads(self, counts: NDArray[Any]) -> NDArray[np.float64]:
@@ -135,6 +156,8 @@ class ExpertLayout:
             [L, W].
         """
         share = counts / self.replica_counts
+        # The column after the last is what an empty slot, index -1, picks.
+        share = np.pad(share, ((0, 0), (0, 1)))
         of_slots = np.take_along_axis(share, self.physical_to_logical, axis=1)
         loads: NDArray[np.float64] = of_slots.reshape(self.device_experts.shape).sum(2)
         return loads
@@ -148,8 +171,9 @@ class ExpertLayout:
         mine, theirs = ((*x.device_experts.shape[:2], x.num_experts) for x in (self, old))
         if mine != theirs:
             raise InputError(f"old layout (={theirs} layers, devices, experts) must be as the new one (={mine})")
-        held = np.zeros(mine, dtype=bool)
+        held = np.zeros((*mine[:2], self.num_experts + 1), dtype=bool)
         np.put_along_axis(held, old.device_experts, True, axis=2)
+        held[..., EMPTY] = True  # Nothing is loaded into a slot that stays or becomes empty.
         return int((~np.take_along_axis(held, self.device_experts, axis=2)).sum())
 
 
@@ -255,5 +279,5 @@ def _count_turns(keys: Int[Tensor, " N"]) -> Int[Tensor, " N"]:
     _, lengths = torch.unique_consecutive(ranked, return_counts=True)
     first = (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
     turns = torch.empty_like(keys)
-    turns[order] = torch.arange(len(keys)) - first
+    turns[order] = torch.arange(len(keys), device=keys.device) - first
     return turns

@@ -154,6 +154,9 @@ def test_simulate_scales_and_asks_what_if(trace):
     assert found["2 devices"]["bytes_across_nodes"] == 0 < found["16 devices"]["bytes_across_nodes"]
     one = json.loads(invoke("simulate", trace, *options, "--top-k", 1).stdout)
     assert one[0]["sends_per_token"] < found["2 devices"]["sends_per_token"]
+    by_node = json.loads(invoke("simulate", trace, *options, "--two-level").stdout)
+    assert by_node[0]["bytes_within_nodes"] == found["2 devices"]["bytes_within_nodes"]
+    assert by_node[1]["bytes_across_nodes"] < found["16 devices"]["bytes_across_nodes"]
     free = json.loads(invoke("simulate", trace, *options).stdout)
     tight = json.loads(invoke("simulate", trace, *options, "--capacity", 0.5).stdout)
     assert free[0]["drop_fraction"] == 0 < tight[0]["drop_fraction"]

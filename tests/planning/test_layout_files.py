@@ -128,6 +128,14 @@ def test_devices_must_be_known():
         parse_layout("[[0, 1]]")
 
 
+def test_empty_slots_are_in_headgates_own_file_alone():
+    layout = ExpertLayout(device_experts=np.array([[[0, 1], [2, -1]]]), num_experts=3)
+    assert parse_layout(encode_layout(layout)).device_experts.tolist() == layout.device_experts.tolist()
+    for name in ("sglang", "vllm", "tensorrt-llm", "ascend"):
+        with pytest.raises(InputError, match=r"^slot 1 \(=-1\) of device 1 in layer 0 must not be empty here"):
+            encode_layout(layout, name)
+
+
 def test_a_layer_can_not_be_written_twice():
     twice = ExpertLayout(device_experts=np.array([[[0]], [[0]]]), num_experts=1, layer_index=(2, 2))
     with pytest.raises(InputError, match=r"^layers \(=\[2, 2\]\) must be different; name each decoder layer once$"):

@@ -114,6 +114,21 @@ def test_partners_are_gathered_without_loading_a_device_more(num_nodes):
     assert (still.device_experts == layout.device_experts).all()
 
 
+def test_planning_starts_from_full_devices():
+    layout = ExpertLayout(device_experts=np.array([[[0, 1], [2, -1]]]), num_experts=3)
+    full = deal_experts(1, 3, num_devices=2, num_replicas=1)
+    counts = np.ones((1, 3))
+    message = r"^slot 1 \(=-1\) of device 1 in layer 0 must not be empty here; give every device as many experts"
+    for attempt in (
+        lambda: name_devices_as(layout, full),
+        lambda: name_devices_as(full, layout),
+        lambda: improve_layout(layout, counts, target=np.ones(1)),
+        lambda: gather_partners(layout, counts, np.ones((1, 3, 3), dtype=np.int64)),
+    ):
+        with pytest.raises(InputError, match=message):
+            attempt()
+
+
 def test_gathering_needs_what_fits():
     layout = deal_experts(1, 4, num_devices=2)
     with pytest.raises(InputError, match=r"^counts and pairs \(=\(1, 4\), \(1, 3, 3\)\) must fit the layout"):

@@ -14,7 +14,7 @@ from headgate.planning.traffic import RoutedTokens, count_traffic, deal_tokens, 
 from traces import random_trace
 
 
-def count_slowly(ids, step, layout, capacity_factor):
+def count_slowly(ids, step, layout, capacity_factor, exchange):
     """One token at a time: rows, drops, touched, sent and received, as plain dictionaries of counts."""
     num_devices, size = layout.num_devices, layout.slots_per_device
     per_node = num_devices // layout.num_nodes
@@ -44,18 +44,22 @@ def count_slowly(ids, step, layout, capacity_factor):
                     drops[number] += 1
                 else:
                     rows[number, slot // size] += 1
-            for device in reached - {rank}:
-                is_across = int(device // per_node != rank // per_node)
-                sent[number, rank, is_across] += 1
-                received[number, device, is_across] += 1
+            sends = {(rank, device) for device in reached}
+            if exchange == "two_level":
+                relays = {device: device // per_node * per_node + rank % per_node for device in reached}
+                sends = {(rank, relay) for relay in relays.values()} | {(relays[d], d) for d in reached}
+            for begin, end in sends:
+                is_across = int(begin // per_node != end // per_node)
+                sent[number, begin, is_across] += begin != end
+                received[number, end, is_across] += begin != end
         for slot in filled:
             touched[number, slot // size] += capacity > 0
     return rows, drops, touched, sent, received
 
 
-@given(st.integers(0, 2**32 - 1), st.sampled_from([None, 0.5, 1.0, 1.25]))
-@settings(deadline=None, max_examples=40)
-def test_traffic_is_what_a_loop_counts(seed, capacity_factor):
+@given(st.integers(0, 2**32 - 1), st.sampled_from([None, 0.5, 1.0, 1.25]), st.sampled_from(["flat", "two_level"]))
+@settings(deadline=None, max_examples=60)
+def test_traffic_is_what_a_loop_counts(seed, capacity_factor, exchange):
     rng = np.random.default_rng(seed)
     num_tokens, top_k = int(rng.integers(1, 40)), int(rng.integers(1, 5))
     ids = np.argsort(rng.random((num_tokens, 8)))[:, :top_k]
@@ -63,8 +67,9 @@ def test_traffic_is_what_a_loop_counts(seed, capacity_factor):
     step = np.sort(rng.integers(0, 3, num_tokens))
     step = np.unique(step, return_inverse=True)[1]
     layout = place_experts(rng.integers(1, 99, (1, 8)), num_devices=4, num_replicas=4, num_nodes=2)
-    found = count_traffic(torch.from_numpy(ids), torch.from_numpy(step), layout, 0, capacity_factor=capacity_factor)
-    expected = count_slowly(ids, step, layout, capacity_factor)
+    options = {"capacity_factor": capacity_factor, "exchange": exchange}
+    found = count_traffic(torch.from_numpy(ids), torch.from_numpy(step), layout, 0, **options)
+    expected = count_slowly(ids, step, layout, capacity_factor, exchange)
     for name, want in zip(("rows", "drops", "touched", "sent", "received"), expected, strict=True):
         assert getattr(found, name).tolist() == want.tolist(), name
     assert int(found.rows.sum() + found.drops.sum()) == (ids >= 0).sum()
@@ -78,6 +83,14 @@ def test_one_device_sends_nothing_and_experts_together_are_reached_once():
     together = deal_experts(1, 4, num_devices=2)
     # Both tokens choose experts 0 and 1 of device 0; the second token is on device 1 and is sent once.
     assert count_traffic(ids, step, together, 0).sent.sum() == 1
+
+
+def test_a_token_crosses_once_to_a_node_however_many_devices_it_needs_there():
+    layout = deal_experts(1, 4, num_devices=4, num_nodes=2)
+    ids, step = torch.tensor([[2, 3], [2, 3], [0, 1], [0, 1]]), torch.zeros(4, dtype=torch.int64)
+    flat, two_level = (count_traffic(ids, step, layout, 0, exchange=name).sent[0] for name in ("flat", "two_level"))
+    assert flat.tolist() == [[0, 2], [0, 2], [0, 2], [0, 2]]
+    assert two_level.tolist() == [[1, 1], [1, 1], [1, 1], [1, 1]]
 
 
 def test_tokens_are_dealt_out_evenly():

@@ -42,6 +42,9 @@ def simulate(
     capacity: Annotated[
         float | None, typer.Option(metavar="FACTOR", help="Rows a replica takes at most, in even shares.")
     ] = None,
+    two_level: Annotated[
+        bool, typer.Option("--two-level", help="Send a token once to each node, then within it.")
+    ] = False,
     weight_bytes: Annotated[float, typer.Option(metavar="B", help="Bytes of a weight.")] = 2.0,
     activation_bytes: Annotated[float, typer.Option(metavar="B", help="Bytes of a number that is sent.")] = 2.0,
     arithmetic: Annotated[str, typer.Option(help="What experts multiply in: fp32, bf16, fp8 or fp4.")] = "bf16",
@@ -71,6 +74,7 @@ def simulate(
             shape=shape,
             step_tokens=step_tokens,
             capacity_factor=capacity,
+            exchange="two_level" if two_level else "flat",
         ).to_dict()
     if json:
         print_json([{"placement": name, **found} for name, found in results.items()])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -91,6 +92,7 @@ class Experts(nn.Module):
         apply_to: Literal["output", "input"] = "output",
         *,
         batch_invariant: bool = False,
+        beside: Callable[[Tensor], Tensor] | None = None,
     ) -> Float[Tensor, "T D"]:
         """Run each expert on its rows and add each token's weighted outputs.
 
@@ -100,6 +102,8 @@ class Experts(nn.Module):
             combine_weights: of the plan's choice.
             apply_to: whether weights multiply the experts' "output" or "input".
             batch_invariant: see `run_experts`.
+            beside: what every token gets besides, such as the shared expert's output: [T, D] -> [T, D], added at the
+                end. Experts on other ranks run it while tokens travel.
 
         Returns:
             [T, D] in the dtype of `x`.
@@ -107,7 +111,7 @@ class Experts(nn.Module):
         Raises:
             InputError: tokens and weights differ in dtype, outside autocast.
         """
-        dtype = _compute_dtype(x, self.down_proj)
+        dtype = compute_dtype(x, self.down_proj)
         up, down, up_bias, down_bias = self.matrices()
         weights = ExpertWeights(
             up=up.to(dtype),
@@ -117,7 +121,8 @@ class Experts(nn.Module):
         )
         options: dict[str, Any] = {"apply_to": apply_to, "batch_invariant": batch_invariant}
         y = run_experts(x.to(dtype), plan, combine_weights, weights, self.spec.function, **options)
-        return y.to(x.dtype)
+        y = y.to(x.dtype)
+        return y if beside is None else y + beside(x)
 
     def matrices(self) -> Weights:
         """The parameters in the kernels' order: first projection, `down_proj`, and the biases of both or None."""
@@ -225,7 +230,8 @@ def _reset_projections(module: nn.Module, up_name: str, d_model: int, d_ff: int)
             nn.init.uniform_(parameter, -1.0 / math.sqrt(fan), 1.0 / math.sqrt(fan))
 
 
-def _compute_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
+def compute_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
+    """The dtype that experts compute in: autocast's, or the one that tokens and weights share."""
     device_type = x.device.type
     if torch.is_autocast_enabled(device_type):
         return torch.get_autocast_dtype(device_type)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -169,10 +170,10 @@ class MoE(nn.Module):
             token_ids=None if token_ids is None else token_ids.reshape(-1),
             is_padding=None if padding_mask is None else padding_mask.reshape(-1),
         )
-        promise = {"batch_invariant": True} if self.batch_invariant else {}
-        y = self.experts(flat, routing.plan, routing.choice.combine_weights, self.spec.apply_to, **promise)
+        options: dict[str, Any] = {"batch_invariant": True} if self.batch_invariant else {}
         if self.shared_expert is not None:
-            y = y + self.shared_expert(flat, **promise)
+            options["beside"] = partial(self.shared_expert, **options)
+        y = self.experts(flat, routing.plan, routing.choice.combine_weights, self.spec.apply_to, **options)
         result: Tensor = y.reshape(x.shape)
         return result
 

@@ -20,7 +20,7 @@ from headgate.errors import InputError, SpecError
 from headgate.flow import ExpertChoice, Routing, TokenChoice
 from headgate.kernels.route import runs_natively
 from headgate.nn.native_route import is_covered, route_natively
-from headgate.nn.routing import Batch, RecordedChoice, RouterState, capacity_rows, route
+from headgate.nn.routing import Batch, Peers, RecordedChoice, RouterState, capacity_rows, route, sharing
 from headgate.selection import make_expert_table
 from headgate.spec import RouterSpec
 
@@ -73,6 +73,8 @@ class Router(nn.Module):
         self.tally: Tensor | None = None
         # Set from outside for the time of a replay: what to route to, given the tokens and which are padding.
         self.replayed: Callable[[Tensor, Tensor | None], RecordedChoice] | None = None
+        # Set from outside where the tokens of several ranks are one batch.
+        self.peers: Peers | None = None
         self._declare(device=device, dtype=dtype)
         self.reset_parameters()
 
@@ -138,6 +140,7 @@ class Router(nn.Module):
             token_ids=token_ids,
             is_padding=is_padding,
             recorded=None if self.replayed is None else self.replayed(x, is_padding),
+            peers=self.peers,
         )
         logits, deciding, scores = self._score(x, batch)
         state = RouterState(
@@ -202,36 +205,40 @@ class Router(nn.Module):
     ) -> dict[str, Tensor]:
         """The value of each balance loss with a coefficient, and of expert choice's threshold in training."""
         balance, padding = self.balance, batch.is_padding
+        of_batch: dict[str, Any] = {"is_padding": padding, "add_ranks": None if self.peers is None else self.peers.add}
         losses: dict[str, Tensor] = {}
         if balance.z > 0:
-            losses["z"] = balance_math.z_loss(logits, is_padding=padding)
+            losses["z"] = balance_math.z_loss(logits, **of_batch)
         if balance.importance > 0:
-            losses["importance"] = balance_math.importance_loss(scores, is_padding=padding)
+            losses["importance"] = balance_math.importance_loss(scores, **of_batch)
         if isinstance(choice, ExpertChoice):
             if self.training and self.threshold is not None:
-                losses["threshold"] = self._threshold_loss(scores, batch)
+                losses["threshold"] = self._threshold_loss(scores, batch, **of_batch)
             return losses
         if balance.switch > 0 or balance.global_batch > 0:
             counts = self._counts(choice, padding)
             if balance.switch > 0:
-                losses["switch"] = balance_math.switch_loss(scores, counts, is_padding=padding)
+                in_batch = counts if self.peers is None else self.peers.add(counts)
+                losses["switch"] = balance_math.switch_loss(scores, in_batch, **of_batch)
             if balance.global_batch > 0:
                 everywhere = balance_math.reduce_counts(counts, self.balance_group)
-                losses["global_batch"] = balance_math.switch_loss(scores, everywhere, is_padding=padding)
+                losses["global_batch"] = balance_math.switch_loss(scores, everywhere, **of_batch)
         if balance.sequence > 0:
             losses["sequence"] = balance_math.sequence_loss(
-                scores, choice.expert_ids, sequence_length=batch.sequence_length, is_padding=padding
+                scores, choice.expert_ids, sequence_length=batch.sequence_length, **of_batch
             )
         return losses
 
-    def _threshold_loss(self, scores: Tensor, batch: Batch) -> Tensor:
+    def _threshold_loss(self, scores: Tensor, batch: Batch, **of_batch: Any) -> Tensor:
         assert self.threshold is not None  # Both belong to expert choice.
         assert self.spec.capacity is not None
-        capacity, shared = capacity_rows(self.spec.capacity, self.spec, batch, scores.shape[0])
+        peers = sharing(self.spec.capacity, batch).peers
+        num_tokens = scores.shape[0]
+        if peers is not None:
+            num_tokens = int(peers.add(torch.tensor([num_tokens], device=scores.device)))
+        capacity, shared = capacity_rows(self.spec.capacity, self.spec, batch, num_tokens)
         fraction = capacity / max(shared, 1)
-        return balance_math.quantile_loss(
-            scores, self.threshold.to(scores.dtype), fraction=fraction, is_padding=batch.is_padding
-        )
+        return balance_math.quantile_loss(scores, self.threshold.to(scores.dtype), fraction=fraction, **of_batch)
 
     def _counts(self, choice: TokenChoice, is_padding: Tensor | None) -> Tensor:
         return balance_math.count_choices(choice.expert_ids, num_experts=self.spec.num_choices, is_padding=is_padding)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
-from jaxtyping import Bool, Float, Int
+import torch
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor
 
 from headgate import dispatch, selection
@@ -27,6 +29,19 @@ class RecordedChoice:
     is_dropped: Bool[Tensor, "T K"] | None = None
 
 
+@runtime_checkable
+class Peers(Protocol):
+    """The ranks whose tokens are one batch, in rank order. Every rank must ask for the same, in the same order."""
+
+    def gather(self, *values: Shaped[Tensor, "T ..."]) -> tuple[tuple[Tensor, ...], slice]:
+        """Each token's values, on all ranks, without gradient: [T, ...] -> [tokens of all, ...]; and which are own."""
+        ...
+
+    def add(self, sums: Shaped[Tensor, " n"]) -> Shaped[Tensor, " n"]:
+        """Sums over own tokens -> sums over all ranks' tokens, through which gradients reach the own ones."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """What a router must know of the tokens besides their vectors.
@@ -37,6 +52,7 @@ class Batch:
         token_ids: [T], for hash routers.
         is_padding: [T], or None.
         recorded: what to route to instead of choosing, or None.
+        peers: whose tokens are one batch with the T; None = the T are the batch.
     """
 
     sequence_length: int
@@ -44,6 +60,26 @@ class Batch:
     token_ids: Int[Tensor, " T"] | None = None
     is_padding: Bool[Tensor, " T"] | None = None
     recorded: RecordedChoice | None = None
+    peers: Peers | None = None
+
+    def gather(self, *values: Shaped[Tensor, "T ..."]) -> tuple[tuple[Tensor, ...], slice]:
+        """Values of the T tokens -> of all that share the batch, and where the T lie among them."""
+        if self.peers is None:
+            return values, slice(0, values[0].shape[0])
+        return self.peers.gather(*values)
+
+    def gather_real(
+        self, values: Float[Tensor, "T E"]
+    ) -> tuple[Float[Tensor, "all E"], Bool[Tensor, " all"] | None, slice]:
+        """As `gather`, with which of the tokens are padding: None where there are no peers and no padding."""
+        if self.peers is None:
+            return values, self.is_padding, slice(0, values.shape[0])
+        # Whether a rank has padding is its own affair, so a mask always travels.
+        is_padding = self.is_padding
+        if is_padding is None:
+            is_padding = torch.zeros(values.shape[0], dtype=torch.bool, device=values.device)
+        (everyone, padding), own = self.peers.gather(values, is_padding)
+        return everyone, padding, own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +110,7 @@ def route(
         spec: the router.
         logits: [T, E], those that decide (with noise, in training).
         scores: [T, E], of these logits.
-        batch: sequence length, mode, token ids and padding.
+        batch: sequence length, mode, token ids and padding, and who shares the batch.
         state: bias, threshold and table.
     """
     if batch.recorded is not None:
@@ -127,6 +163,11 @@ def capacity_rows(capacity: Capacity, spec: RouterSpec, batch: Batch, num_tokens
     return min(size, shared), shared
 
 
+def sharing(capacity: Capacity, batch: Batch) -> Batch:
+    """The batch as its capacity sees it: with the tokens of its peers, unless each sequence has its own."""
+    return batch if capacity.per == "batch" else replace(batch, peers=None)
+
+
 def _limits_rows(spec: RouterSpec) -> bool:
     return spec.capacity is not None and spec.selection != "expert_choice"
 
@@ -140,12 +181,26 @@ def _let_experts_choose(
     spec: RouterSpec, scores: Float[Tensor, "T E"], batch: Batch
 ) -> tuple[ExpertChoice, DispatchPlan]:
     assert spec.capacity is not None  # RouterSpec requires it for expert choice.
-    capacity, shared = capacity_rows(spec.capacity, spec, batch, scores.shape[0])
-    token_ids = selection.select_tokens(scores, capacity=capacity, sequence_length=shared, is_padding=batch.is_padding)
+    sharers = sharing(spec.capacity, batch)
+    everyone, is_padding, own = sharers.gather_real(scores)
+    capacity, shared = capacity_rows(spec.capacity, spec, batch, everyone.shape[0])
+    token_ids = selection.select_tokens(everyone, capacity=capacity, sequence_length=shared, is_padding=is_padding)
+    if sharers.peers is not None:
+        token_ids = _keep_own(token_ids, own)
     weights = scores.t().gather(1, token_ids.clamp(min=0)).masked_fill(token_ids == NO_EXPERT, 0.0)
     weights = weights if spec.scale == 1.0 else weights * spec.scale
     plan = dispatch.plan_expert_choice(token_ids, num_tokens=scores.shape[0])
     return ExpertChoice(token_ids=token_ids, combine_weights=weights), plan
+
+
+def _keep_own(token_ids: Int[Tensor, "E all"], own: slice) -> Int[Tensor, "E C"]:
+    """Of each expert's tokens, those of this rank, counted from its first; -1 in the slots that are left."""
+    is_own = (token_ids >= own.start) & (token_ids < own.stop)
+    # An expert takes no token twice, so no more of this rank's than it has; that bound needs no look at the data.
+    num_slots = min(token_ids.shape[1], own.stop - own.start)
+    own_first = is_own.sort(dim=1, descending=True, stable=True).indices[:, :num_slots]
+    counted: Tensor = (token_ids - own.start).where(is_own, NO_EXPERT)
+    return counted.gather(1, own_first)
 
 
 def _select_ids(
@@ -165,10 +220,11 @@ def _select_ids(
         return ids, scores
     if spec.selection == "sinkhorn":
         if batch.training or not spec.causal_inference:
+            everyone, is_padding, own = batch.gather_real(logits)
             ids = selection.select_sinkhorn(
-                logits, top_k=spec.top_k, iterations=spec.sinkhorn_iterations, is_padding=batch.is_padding
+                everyone, top_k=spec.top_k, iterations=spec.sinkhorn_iterations, is_padding=is_padding
             )
-            return ids, scores
+            return ids[own], scores
         return selection.select_top_k(logits, top_k=spec.top_k), scores
     ranked, scores = rank_scores(spec, logits, scores, state.selection_bias)
     if spec.selection == "top_p":
@@ -224,22 +280,23 @@ def _drop(
     spec: RouterSpec,
     expert_ids: Int[Tensor, "T K"],
     scores: Float[Tensor, "T E"],
-    drops: Tensor,
+    drops: UInt8[Tensor, "T K"],
     batch: Batch,
-) -> Tensor:
+) -> UInt8[Tensor, "T K"]:
     assert spec.capacity is not None  # Called only where rows are limited.
-    capacity, shared = capacity_rows(spec.capacity, spec, batch, expert_ids.shape[0])
     # Zero-compute experts cost nothing, so they are never full.
     limited = expert_ids.where(expert_ids < spec.num_experts, NO_EXPERT)
-    return dispatch.drop_over_capacity(
-        limited,
-        scores.gather(1, expert_ids.clamp(min=0)).masked_fill(expert_ids == NO_EXPERT, float("-inf")),
-        drops,
+    slot_scores = scores.gather(1, expert_ids.clamp(min=0)).masked_fill(expert_ids == NO_EXPERT, float("-inf"))
+    everyone, own = sharing(spec.capacity, batch).gather(limited, slot_scores, drops)
+    capacity, shared = capacity_rows(spec.capacity, spec, batch, everyone[0].shape[0])
+    whole = dispatch.drop_over_capacity(
+        *everyone,
         num_experts=spec.num_experts,
         capacity=capacity,
         sequence_length=shared,
         drop_rule=spec.capacity.drop_rule,
     )
+    return whole[own]
 
 
 def weigh(

@@ -36,7 +36,7 @@ def encode_layout(layout: ExpertLayout, layout_format: LayoutFormat = "headgate"
     SGLang wants a row for every decoder layer up to the last; those without experts get its own default.
 
     Raises:
-        InputError: a layer twice, for an engine that goes by layers.
+        InputError: a layer twice, or an empty slot in what is for an engine.
 
     Example:
         >>> layout = ExpertLayout(device_experts=np.array([[[0, 1], [2, 0]]]), num_experts=3, layer_index=(1,))
@@ -60,6 +60,8 @@ def encode_layout(layout: ExpertLayout, layout_format: LayoutFormat = "headgate"
             "layers": list(layout.layers),
         }
         return _with_rows(head, "physical_to_logical", rows)
+    # Of engines none has an empty slot, as this project's own parallelism has.
+    layout.require_full()
     if layout_format == "sglang":
         plain = [slot % layout.num_experts for slot in range(len(rows[0]))]
         by_layer = dict(zip(layout.layers, rows, strict=True))

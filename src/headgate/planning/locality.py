@@ -78,8 +78,9 @@ def gather_partners(
         slack: how much busier the busiest device may become, as a fraction.
 
     Raises:
-        InputError: shapes that do not fit, or a negative slack.
+        InputError: shapes that do not fit, an empty slot, or a negative slack.
     """
+    layout.require_full()
     rows = check_counts(counts)
     wanted = (len(layout.device_experts), layout.num_experts)
     if rows.shape != wanted or pairs.shape != (*wanted, wanted[1]):

@@ -24,7 +24,7 @@ def name_devices_as(layout: ExpertLayout, old: ExpertLayout) -> ExpertLayout:
     node, and then for nodes.
 
     Raises:
-        InputError: layouts of different sizes.
+        InputError: layouts of different sizes, or with an empty slot.
         BackendError: scipy is not installed.
 
     Example:
@@ -53,6 +53,8 @@ def name_devices_as(layout: ExpertLayout, old: ExpertLayout) -> ExpertLayout:
 
 
 def _require_alike(layout: ExpertLayout, old: ExpertLayout) -> None:
+    layout.require_full()
+    old.require_full()
     mine, theirs = ((*x.device_experts.shape, x.num_experts, x.num_nodes) for x in (layout, old))
     if mine != theirs:
         raise InputError(
@@ -86,7 +88,11 @@ def improve_layout(
 
     Returns:
         The layout, and [L] whether the target was reached; where not, it is as near as such steps come.
+
+    Raises:
+        InputError: a slot is empty.
     """
+    old.require_full()
     rows = check_counts(counts)
     packed = old.device_experts.copy()
     reached = [
@@ -105,7 +111,7 @@ def replan(old: ExpertLayout, new: ExpertLayout, counts: NDArray[Any], *, tolera
         tolerance: how much busier than in `new` the busiest device may stay, as a fraction.
 
     Raises:
-        InputError: layouts of different sizes, or a negative tolerance.
+        InputError: layouts of different sizes or with an empty slot, or a negative tolerance.
         BackendError: scipy is not installed.
     """
     if not tolerance >= 0:

@@ -13,7 +13,7 @@ from torch import Tensor
 from headgate.errors import InputError
 from headgate.layout import ExpertLayout
 from headgate.planning.cluster import Cluster, ExpertShape
-from headgate.planning.traffic import LayerTraffic, RoutedTokens, count_traffic, whole_steps
+from headgate.planning.traffic import Exchange, LayerTraffic, RoutedTokens, count_traffic, whole_steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +90,7 @@ def simulate(
     shape: ExpertShape,
     step_tokens: int | None = None,
     capacity_factor: float | None = None,
+    exchange: Exchange = "flat",
 ) -> Simulation:
     """Replay tokens on a cluster, layer by layer and step by step.
 
@@ -104,7 +105,7 @@ def simulate(
         cluster: of `layout.num_devices` devices.
         shape: of an expert.
         step_tokens: tokens of a step over all devices; None = the passes that the trace knows.
-        capacity_factor: see `count_traffic`.
+        capacity_factor, exchange: see `count_traffic`.
 
     Raises:
         InputError: a trace of other layers or more experts than the layout, or values that make no sense.
@@ -131,7 +132,7 @@ def simulate(
     for block in whole_steps(parts, num_devices=num_devices, step_tokens=step_tokens):
         _require_layers(block.expert_ids, layout)
         found = [
-            count_traffic(ids, block.step, layout, row, capacity_factor=capacity_factor)
+            count_traffic(ids, block.step, layout, row, capacity_factor=capacity_factor, exchange=exchange)
             for row, ids in enumerate(block.expert_ids)
         ]
         for row, traffic in enumerate(found):

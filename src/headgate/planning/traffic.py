@@ -2,13 +2,16 @@
 
 A step is a forward pass. Its tokens are dealt out to the devices in order, as evenly as can be (data parallel). Each
 token is sent once to every other device that holds one of its chosen replicas, and one partial sum comes back.
+
+By the exchange in two levels, it is sent once to every other node that has one: to the device of the same place in that
+node, which sends it on to the devices of its node, adds up what they send back, and returns one sum.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Int
@@ -16,6 +19,8 @@ from torch import Tensor
 
 from headgate.errors import InputError
 from headgate.layout import ExpertLayout, choose_replicas
+
+Exchange = Literal["flat", "two_level"]
 
 _BLOCK_SLOTS = 1 << 21
 """So many slots of a layer, and devices of all steps, are worked on at once."""
@@ -74,6 +79,7 @@ def count_traffic(
     row: int,
     *,
     capacity_factor: float | None = None,
+    exchange: Exchange = "flat",
 ) -> LayerTraffic:
     """Count rows, drops and sends of some whole steps in one layer.
 
@@ -84,6 +90,7 @@ def count_traffic(
         row: of the layout, the layer.
         capacity_factor: rows that a replica takes at most, in even shares of the step's slots over all replicas; what
             comes after is dropped where it arrives. None = all.
+        exchange: whether a token goes straight to each device, or to each node and then within it.
 
     Returns:
         Counts as int64.
@@ -106,10 +113,11 @@ def count_traffic(
     kept = arrived
     if capacity_factor is not None:
         offered = torch.bincount(step, minlength=num_steps) * expert_ids.shape[1]
-        kept = torch.minimum(arrived, (offered * capacity_factor / num_slots).ceil().long()[:, None])
+        num_replicas = int((table >= 0).sum())
+        kept = torch.minimum(arrived, (offered * capacity_factor / num_replicas).ceil().long()[:, None])
     by_device = kept.view(num_steps, num_devices, -1)
     device = torch.where(is_row, physical // layout.slots_per_device, -1)
-    sent, received = _count_sends(device, source, step, num_steps, layout)
+    sent, received = _count_sends(device, source, step, num_steps, layout, exchange)
     return LayerTraffic(
         rows=by_device.sum(2),
         drops=(arrived - kept).sum(1),
@@ -120,21 +128,31 @@ def count_traffic(
 
 
 def _count_sends(
-    device: Int[Tensor, "T K"], source: Int[Tensor, " T"], step: Int[Tensor, " T"], num_steps: int, layout: ExpertLayout
+    device: Int[Tensor, "T K"],
+    source: Int[Tensor, " T"],
+    step: Int[Tensor, " T"],
+    num_steps: int,
+    layout: ExpertLayout,
+    exchange: Exchange,
 ) -> tuple[Tensor, Tensor]:
-    """Tokens that leave and reach each device, each token once per pair of devices."""
-    num_devices = layout.num_devices
-    ranked = device.sort(1).values
-    goes = _is_new(ranked) & (ranked >= 0) & (ranked != source[:, None])
-    per_node = num_devices // layout.num_nodes
-    across = (ranked // per_node != source[:, None] // per_node).long()
-    part = (step[:, None] * num_devices).expand_as(ranked)
-
-    def count(place: Tensor) -> Tensor:
-        key = ((part + place) * 2 + across)[goes]
-        return torch.bincount(key, minlength=num_steps * num_devices * 2).view(num_steps, num_devices, 2)
-
-    return count(source[:, None].expand_as(ranked)), count(ranked)
+    """Tokens that leave and reach each device: [N, W, 2] each, within the node and across."""
+    num_devices, per_node = layout.num_devices, layout.num_devices // layout.num_nodes
+    ends = device.sort(1).values
+    begins = source[:, None].expand_as(ends)
+    legs = [(begins, ends)]
+    if exchange == "two_level":
+        # The device of the same place in the node; -1 stays negative.
+        relays = ends.div(per_node, rounding_mode="floor") * per_node + begins % per_node
+        legs = [(begins, relays), (relays, ends)]
+    found = torch.zeros(2, num_steps * num_devices * 2, dtype=torch.int64)
+    for begin, end in legs:
+        goes = _is_new(end) & (end >= 0) & (begin != end)
+        across = (begin // per_node != end // per_node).long()
+        for way, place in enumerate((begin, end)):
+            key = ((step[:, None] * num_devices + place) * 2 + across)[goes]
+            found[way] += torch.bincount(key, minlength=found.shape[1])
+    sent, received = found.view(2, num_steps, num_devices, 2)
+    return sent, received
 
 
 def _is_new(ranked: Int[Tensor, "T K"]) -> Bool[Tensor, "T K"]:

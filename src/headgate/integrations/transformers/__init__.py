@@ -14,6 +14,7 @@
 from headgate.integrations.transformers.balancing import Balanced, balance
 from headgate.integrations.transformers.formulas import Formula, formula_from_config, spec_from_config
 from headgate.integrations.transformers.norms import measure_norms
+from headgate.integrations.transformers.parallel import expert_parallel, load_expert_parallel
 from headgate.integrations.transformers.recording import make_trace
 from headgate.integrations.transformers.replay import replay
 from headgate.integrations.transformers.switch import Acceleration, LayerBackend, accelerate, register, restore
@@ -30,7 +31,9 @@ __all__ = [
     "Tape",
     "accelerate",
     "balance",
+    "expert_parallel",
     "formula_from_config",
+    "load_expert_parallel",
     "make_trace",
     "measure_norms",
     "register",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from headgate.dispatch import find_drops, plan_token_choice
 from headgate.errors import BackendError
 from headgate.experts import ExpertWeights, is_one_call, run_choice, run_experts
 from headgate.flow import NO_EXPERT, DispatchPlan
-from headgate.integrations.transformers.gates import known_function, run_function
+from headgate.integrations.transformers.gates import WEIGHT_NAMES, known_function, run_function
 from headgate.kernels.function import ExpertFunction
 from headgate.kernels.grouped import grouped_linear
 from headgate.kernels.rows import combine_rows, gather_rows
@@ -64,19 +65,36 @@ def experts_forward(
         return run_choice(x, top_k_index, top_k_weights, weights, function).to(hidden_states.dtype)
     plan = _make_plan(top_k_index, int(self.num_experts), may_be_elsewhere=bool(self._is_expert_parallel))
     routed = Routed(x=x, plan=plan, combine_weights=top_k_weights)
-    if function is not None:
-        return run_known_function(routed, weights, function).to(hidden_states.dtype)
-    return _run_own_function(self, routed, weights).to(hidden_states.dtype)
+    return run_planned(self, routed, weights).to(hidden_states.dtype)
 
 
-def read_weights(experts: Any) -> ExpertWeights:
+def run_planned(experts: Any, routed: Routed, weights: ExpertWeights) -> Float[Tensor, "T D"]:
+    """Run a module's experts, all or some of them, on the rows of a plan.
+
+    Args:
+        experts: the module, for what an expert computes.
+        routed: with ids that count the experts of `weights`.
+        weights: see `read_weights`.
+    """
+    function = None if experts.has_post_expert_norm else known_function(experts)
+    if function is None:
+        return _run_own_function(experts, routed, weights)
+    return run_known_function(routed, weights, function)
+
+
+def read_weights(experts: Any, tensors: Mapping[str, Tensor] | None = None) -> ExpertWeights:
     """View an experts module's parameters as [E, 2F, D] and [E, D, F]: strides change, nothing is copied.
+
+    Args:
+        experts: the module.
+        tensors: in the place of its parameters, by name; None = the parameters.
 
     Raises:
         BackendError: the weights are quantised.
     """
+    tensors = tensors or {name: weight for name in WEIGHT_NAMES if (weight := getattr(experts, name, None)) is not None}
     name = "gate_up_proj" if experts.has_gate else "up_proj"
-    up, down = getattr(experts, name), experts.down_proj
+    up, down = tensors[name], tensors["down_proj"]
     if up.dtype not in FLOATS or down.dtype not in FLOATS:
         raise BackendError(
             f"{type(experts).__name__}.{name} (={up.dtype}) must be a plain floating dtype for the backend {NAME!r}; "
@@ -84,7 +102,7 @@ def read_weights(experts: Any) -> ExpertWeights:
         )
     if experts.is_transposed:
         up, down = up.transpose(1, 2), down.transpose(1, 2)
-    biases = (getattr(experts, f"{name}_bias"), experts.down_proj_bias) if experts.has_bias else (None, None)
+    biases = (tensors[f"{name}_bias"], tensors["down_proj_bias"]) if experts.has_bias else (None, None)
     return ExpertWeights(up=up, down=down, up_bias=biases[0], down_bias=biases[1])
 
 

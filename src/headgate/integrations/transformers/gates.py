@@ -21,7 +21,7 @@ from headgate.kernels.function import Activation, ExpertFunction
 _KEPT = "_headgate_function"
 """The attribute of an experts module that holds what was recognised, so that it is probed once."""
 
-_WEIGHT_NAMES = ("gate_up_proj", "up_proj", "down_proj", "gate_up_proj_bias", "up_proj_bias", "down_proj_bias")
+WEIGHT_NAMES = ("gate_up_proj", "up_proj", "down_proj", "gate_up_proj_bias", "up_proj_bias", "down_proj_bias")
 _POINTS = (-1e4, -80.0, -9.0, -2.5, -1.0, -0.3, 0.0, 0.2, 0.7, 1.5, 4.0, 30.0, 1e4)
 
 # Each function goes through about 4 roundings of float32 in either order: 4 * 2**-23 < 1e-6 of the result. The two
@@ -94,7 +94,7 @@ def _has_own_parameters(experts: Any) -> bool:
     if not hasattr(experts, "_apply_gate"):
         activation = _activation(experts)
         return isinstance(activation, nn.Module) and any(True for _ in activation.parameters())
-    outside = (name for name, _ in experts.named_parameters() if name not in _WEIGHT_NAMES)
+    outside = (name for name, _ in experts.named_parameters() if name not in WEIGHT_NAMES)
     return any(not name.startswith("post_expert_norm.") for name in outside)
 
 

@@ -1,0 +1,113 @@
+"""transformers' models with their experts over ranks: outputs, gradients and generated tokens are one process's."""
+
+import statistics
+
+import numpy as np
+import pytest
+import torch
+
+from compare import assert_close
+from headgate.integrations.transformers.gates import WEIGHT_NAMES
+from integrations import zoo
+from parallel import transformers_models as models
+
+NAMES = ("mixtral", "olmoe", "qwen3_moe", "deepseek_v3", "gpt_oss")
+# Whose experts outside the interface can't be spread.
+INSIDE = [name for name in zoo.architectures() if zoo.is_in_interface(name)]
+# The longest chain of sums, as in the sweep of architectures, there and back.
+TERMS = 2 * zoo.NUM_LAYERS * (12 * zoo.D_MODEL + 2 * zoo.D_FF)
+UNEQUAL = np.array([[[7, 2, 0, -1, -1], [3, 1, -1, -1, -1], [4, 5, 6, 0, 2]]])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def get_ready(ranks):
+    """Four processes that import transformers at once take long where they have two cores and others use them."""
+    ranks.run(4, models.get_ready, timeout_s=300)
+
+
+def check(name, results):
+    expected = models.run_whole(name, len(results))
+    # Where an architecture saturates, a gradient is what is left of terms of the usual size.
+    usual = statistics.median(grad.square().mean().sqrt().item() for grad in expected["grads"].values())
+    tolerance = {"dtype": torch.float32, "terms": TERMS, "scale": usual}
+    for rank, result in enumerate(results):
+        assert_close(f"output of rank {rank}", result["output"], expected["outputs"][rank], **tolerance)
+    for key, grad in expected["grads"].items():
+        if key not in results[0]["of_experts"]:
+            found = sum(result["grads"][key] for result in results if key in result["grads"])
+            assert_close(key, found, grad, **tolerance)
+            continue
+        by_expert = {}
+        for result in results:
+            for expert, part in result["of_experts"][key].items():
+                assert torch.equal(by_expert.setdefault(expert, part), part), f"replicas of {expert} differ in {key}"
+        assert_close(key, torch.stack([by_expert[expert] for expert in range(zoo.NUM_EXPERTS)]), grad, **tolerance)
+    assert any(key.rpartition(".")[2] in WEIGHT_NAMES for key in expected["grads"])
+
+
+@pytest.mark.parametrize("num_ranks", [2, 3])
+@pytest.mark.parametrize("name", NAMES)
+def test_outputs_and_gradients_are_those_of_one_process(ranks, name, num_ranks):
+    check(name, ranks.run(num_ranks, models.run_on_rank, name))
+
+
+@pytest.mark.parametrize("name", ["mixtral", "gpt_oss", "nemotron_h"])
+def test_a_layout_with_replicas_and_unequal_ranks(ranks, name):
+    check(name, ranks.run(3, models.run_on_rank, name, UNEQUAL))
+
+
+def test_two_levels(ranks):
+    check("deepseek_v3", ranks.run(4, models.run_on_rank, "deepseek_v3", None, 2))
+
+
+def test_a_checkpoint_is_loaded_rank_by_rank(ranks, tmp_path):
+    models.build("qwen3_moe").save_pretrained(tmp_path, max_shard_size="40KB")
+    check("qwen3_moe", ranks.run(3, models.load_on_rank, str(tmp_path), "qwen3_moe"))
+
+
+def test_no_rank_ever_holds_all_experts(ranks, tmp_path):
+    total = models.save_wide(str(tmp_path))
+    # A quarter of the experts twice, in the mapped file and as parameters, and one parameter while it is put together.
+    # A rank that read them all would need more than `total` for that.
+    assert max(ranks.run(4, models.measure_loading, str(tmp_path))) < 0.8 * total
+
+
+@pytest.mark.parametrize("lengths", [(5, 5), (9, 2), (1, 6)], ids=str)
+def test_generation_keeps_the_ranks_in_step(ranks, lengths):
+    model = models.build("mixtral")
+    expected = [models.generate(model, rank, lengths) for rank in range(2)]
+    assert ranks.run(2, models.generate_on_rank, "mixtral", lengths) == expected
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_every_architecture_of_the_interface(ranks, name):
+    check(name, ranks.run(2, models.run_on_rank, name))
+
+
+def test_what_cannot_be_spread_is_refused_on_every_rank(ranks):
+    outside = (
+        "transformer.blocks.0.ffn.experts (=DbrxExperts) runs its experts itself, and only experts that dispatch "
+        "through transformers' own interface can be spread over ranks; run this model on one"
+    )
+    assert ranks.run(2, models.refuse, "dbrx") == [outside] * 2
+    layers = (
+        "layout (=3 layers) must have one for each MoE layer of the model (=2), or one for all; plan for this model"
+    )
+    three = np.repeat(np.arange(8).reshape(1, 2, 4), 3, axis=0)
+    assert ranks.run(2, models.refuse, "mixtral", three) == [layers] * 2
+    experts = (
+        "layout (=10 experts on 2 devices) must be for the layer's experts and the mesh's ranks (=8 on 2); plan one "
+        "with headgate place"
+    )
+    assert ranks.run(2, models.refuse, "mixtral", np.arange(10).reshape(1, 2, 5)) == [experts] * 2
+
+
+def test_ranks_with_different_models_are_refused_and_named(ranks):
+    for message in ranks.run(2, models.refuse, "mixtral", None, torch.float64):
+        assert message.startswith("dtype (=")
+        assert "on rank 1) must be the same on all ranks" in message
+
+
+def test_saving_a_part_as_the_whole_is_refused(ranks):
+    for message in ranks.run(2, models.save_on_rank):
+        assert message.startswith("save_pretrained can't put together experts that are spread over ranks; save each")
