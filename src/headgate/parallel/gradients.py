@@ -47,12 +47,13 @@ def clip_grad_norm_(
 ) -> Float[Tensor, ""]:
     """Scale all gradients so that their norm together is at most `max_norm`, whatever mesh each lies on.
 
-    As `torch.nn.utils.clip_grad_norm_`, which takes parameters of one mesh; every rank must call it. It is the norm that
-    one process computes, (sum_i |g_i|^p)^(1/p) over all entries i of all gradients, as long as no expert has replicas:
-    of these, each counts.
+    As `torch.nn.utils.clip_grad_norm_`, which takes parameters of one mesh; every rank must call it. It is the norm
+    that one process computes, (sum_i |g_i|^p)^(1/p) over all entries i of all gradients, as long as no expert has
+    replicas: of these, each counts.
 
     Args:
-        parameters: all that are clipped together; plain ones must have equal gradients on all ranks, as DDP leaves them.
+        parameters: all that are clipped together; plain ones must have equal gradients on all ranks, as DDP leaves
+            them.
         max_norm: positive.
         norm_type: p; may be infinite.
 
