@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         HeadgateError,
         InputError,
         NativeMissingWarning,
+        RankError,
         SpecError,
     )
     from headgate.experts import (
@@ -145,6 +146,7 @@ __all__ = [
     "MoE",
     "NativeMissingWarning",
     "Phase",
+    "RankError",
     "RecordedChoice",
     "Router",
     "RouterSpec",
@@ -231,6 +233,7 @@ _NAMES_OF_MODULE = {
         "HeadgateError",
         "InputError",
         "NativeMissingWarning",
+        "RankError",
         "SpecError",
     ),
     "headgate.experts": (

@@ -4,7 +4,8 @@ HeadgateError
 ├── SpecError (ValueError)         a configuration that can't mean anything
 ├── InputError (ValueError)        a tensor or argument that a call can't use
 ├── BackendError (RuntimeError)    a backend that was asked for by name and isn't there
-└── ArtifactError (RuntimeError)   a file or folder that can't be read, written or resumed
+├── ArtifactError (RuntimeError)   a file or folder that can't be read, written or resumed
+└── RankError (RuntimeError)       another rank was killed, hangs or raised
 
 NativeMissingWarning               the C++ library isn't there; PyTorch does its work instead
 """
@@ -30,6 +31,10 @@ class BackendError(HeadgateError, RuntimeError):
 
 class ArtifactError(HeadgateError, RuntimeError):
     """A file or folder can't be read, written or resumed."""
+
+
+class RankError(HeadgateError, RuntimeError):
+    """Another rank of a distributed run was killed, hangs or raised; which one, and what is known of it."""
 
 
 class NativeMissingWarning(UserWarning):

@@ -28,8 +28,8 @@ TERMS = 5 * sum(CASE.tokens) * 2 * F
         ({"options": {"norm_order": 2.0}}, "router (=RouterSpec("),
         (
             {"slots": ((0, 1), (2, 3), (5, 4))},
-            "layout (=[[[0, 1], [2, 3], [5, 4]]] on rank 1) must be the same on all ranks, and is "
-            "[[[0, 1], [2, 3], [4, 5]]] on ranks 0, 2; build the model from one configuration on every rank",
+            "layout (=[[0, 1], [2, 3], [5, 4]] on rank 1) must be the same on all ranks, and is "
+            "[[0, 1], [2, 3], [4, 5]] on ranks 0, 2; build the model from one configuration on every rank",
         ),
     ],
     ids=["E", "K", "D", "F", "dtype", "router", "layout"],

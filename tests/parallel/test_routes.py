@@ -97,6 +97,16 @@ def test_every_row_goes_once_to_a_rank_that_holds_its_expert(data):
     ]
 
 
+def test_tables_follow_the_tokens_to_their_device():
+    placement = Placement.of_layer(chunk_experts(5, num_ranks=2), 0)
+    assert placement.to(torch.device("cpu")) is placement
+    moved = placement.to(torch.device("meta"))
+    assert {moved.replicas.device.type, moved.rank_of_physical.device.type, moved.local_of_physical.device.type} == {
+        "meta"
+    }
+    assert moved.rank_experts == ((0, 1, 2), (3, 4))
+
+
 @settings(deadline=None, max_examples=100)
 @given(st.data())
 def test_what_arrives_is_planned_in_the_order_of_slots(data):

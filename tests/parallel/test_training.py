@@ -61,16 +61,22 @@ def run_whole(name, num_batches=1):
 LOOK_AT_ALL = ["switch", "expert_choice"]
 
 
+# On the mesh of two dimensions each of its two rows has a batch of its own.
+ARRANGED = [("ddp", 2, 1), ("fsdp", 2, 1), ("fsdp_2d", 4, 2)]
+
+
 @pytest.mark.parametrize("name", LOOK_AT_ALL)
-def test_recomputed_decisions_are_the_same(ranks, name):
-    for plain, recomputed in ranks.run(2, training.recompute, name):
+@pytest.mark.parametrize(("arrangement", "num_ranks"), [case[:2] for case in ARRANGED])
+def test_recomputed_decisions_are_the_same(ranks, name, arrangement, num_ranks):
+    for plain, recomputed in ranks.run(num_ranks, training.recompute, name, arrangement):
         assert all(torch.equal(recomputed[key], gradient) for key, gradient in plain.items())
 
 
 @pytest.mark.parametrize("name", LOOK_AT_ALL)
-def test_accumulated_batches_are_those_of_one_process(ranks, name):
-    model = run_whole(name, num_batches=2)
-    for gradients in ranks.run(2, training.accumulate, name, 2):
+@pytest.mark.parametrize(("arrangement", "num_ranks", "num_rows"), ARRANGED)
+def test_accumulated_batches_are_those_of_one_process(ranks, name, arrangement, num_ranks, num_rows):
+    model = run_whole(name, num_batches=2 * num_rows)
+    for gradients in ranks.run(num_ranks, training.accumulate, name, arrangement, 2):
         for key, parameter in model.named_parameters():
             wanted = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             # Gradients of about 0.01 per entry, whose terms may cancel.

@@ -40,10 +40,10 @@ def whole_gradients(model: nn.Module) -> dict[str, Tensor]:
     return found
 
 
-def recompute(name: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def recompute(name: str, arrangement: Arrangement) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Gradients as they are, and where each layer's activations are computed again in the backward pass."""
-    plain, recomputed = (arranged(name, "fsdp") for _ in range(2))
-    for layer in recomputed.layers:
+    plain, recomputed = (arranged(name, arrangement) for _ in range(2))
+    for layer in getattr(recomputed, "module", recomputed).layers:
         layer.forward = _with_checkpoint(layer.forward)
     for model in (plain, recomputed):
         loss_of(model, own_tokens()[0]).backward()
@@ -54,9 +54,9 @@ def _with_checkpoint(forward):
     return lambda x: checkpoint(forward, x, use_reentrant=False)
 
 
-def accumulate(name: str, num_batches: int) -> dict[str, Tensor]:
+def accumulate(name: str, arrangement: Arrangement, num_batches: int) -> dict[str, Tensor]:
     """Gradients of several batches, one after the other."""
-    model = arranged(name, "fsdp")
+    model = arranged(name, arrangement)
     headgate.set_balance_scale(model, 1 / num_batches)
     for ids in own_tokens(num_batches):
         (loss_of(model, ids) / num_batches).backward()

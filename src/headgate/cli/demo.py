@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 from collections.abc import Callable, Iterator
@@ -119,19 +120,26 @@ def demo(
 def _train(folder: Path, options: dict[str, Any], *, resume: bool, compare: bool, json: bool, quiet: bool) -> None:
     from headgate.demo.launch import Launch, run_comparison, run_single
     from headgate.demo.run import Stopped
+    from headgate.parallel.launch import join_ranks, rank
 
-    notes = note_console()
-    with stop_on_interrupt(notes) as should_stop:
-        launch = Launch(
-            out=folder,
-            options=options,
-            resume=resume,
-            results=notes if json else result_console(),
-            notes=notes,
-            is_quiet=quiet,
-            should_stop=should_stop,
-        )
-        outcome = (run_comparison if compare else run_single)(launch)
+    # A launcher that starts a run again after a failure gives it the same command, without --resume.
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    resume = resume or (restarted and any(folder.glob("*.json")))
+    device_type = str(options.get("device", "cpu")).partition(":")[0]
+    with join_ranks(device_type):
+        is_first = rank() == 0
+        notes = note_console() if is_first else Console(quiet=True)
+        with stop_on_interrupt(notes) as should_stop:
+            launch = Launch(
+                out=folder,
+                options=options,
+                resume=resume,
+                results=notes if json or not is_first else result_console(),
+                notes=notes,
+                is_quiet=quiet or not is_first,
+                should_stop=should_stop,
+            )
+            outcome = (run_comparison if compare else run_single)(launch)
     if isinstance(outcome, Stopped):
         command = shlex.join(
             ["headgate", "demo", *(["--compare"] if compare else []), "--resume", "--out", str(folder)]
@@ -140,15 +148,19 @@ def _train(folder: Path, options: dict[str, Any], *, resume: bool, compare: bool
             f"Stopped after step {outcome.step}; it is saved. To go on: {command}", soft_wrap=True, markup=False
         )
         raise typer.Exit(1)
-    if json:
+    if json and is_first:
         print_json(outcome)
 
 
 def _export(folder: Path, target: Path, *, json: bool, quiet: bool) -> None:
     """Write the run's model as transformers loads it, and say what can be done with it."""
     from headgate.demo.export import export_mixtral
+    from headgate.parallel.launch import join_ranks, rank
 
-    written = export_mixtral(folder, target)
+    with join_ranks():
+        written, is_first = export_mixtral(folder, target), rank() == 0
+    if not is_first:
+        return
     if json:
         files = sorted(file.name for file in written.iterdir())
         print_json({"path": str(written), "architecture": "MixtralForCausalLM", "files": files})

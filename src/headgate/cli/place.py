@@ -102,7 +102,7 @@ def _plan(routing: Path, options: Any) -> Placement:
 
 
 def _write(out: Path, plan: Placement, layout_format: FormatOption) -> None:
-    from headgate.observe.files import replace_file
+    from headgate.files import replace_file
     from headgate.planning.layout_files import encode_layout
 
     replace_file(out, encode_layout(plan.layout, layout_format.value).encode())

@@ -26,7 +26,7 @@ def read_counts(path: Path) -> Any:
     import numpy as np
 
     from headgate.errors import InputError
-    from headgate.observe.files import explain_os_errors
+    from headgate.files import explain_os_errors
     from headgate.observe.importers.decode import parse_npy, read_json
 
     if path.suffix == ".npy":
@@ -55,7 +55,7 @@ def read_layout(path: Path, *, num_devices: int | None, num_experts: int | None)
         InputError: sizes are missing or do not fit.
     """
     from headgate.errors import ArtifactError, InputError
-    from headgate.observe.files import explain_os_errors
+    from headgate.files import explain_os_errors
     from headgate.planning.layout_files import parse_layout
 
     with explain_os_errors("read", path):

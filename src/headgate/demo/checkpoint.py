@@ -1,5 +1,7 @@
 """Checkpoints that survive a kill at any moment: a folder appears complete, under its name, or not at all.
 
+Runs on several ranks have those of `headgate.parallel.checkpoint`, under the same names. A run of one process has
+
 checkpoints/step-00000100/
 model.safetensors
 optimizer.safetensors
@@ -24,11 +26,16 @@ from torch import Tensor, nn
 
 from headgate.demo.config import differing_fields
 from headgate.errors import ArtifactError
-from headgate.observe.files import explain_os_errors, sync_folder, write_synced
+from headgate.files import explain_os_errors, sync_folder, write_synced
+from headgate.parallel.checkpoint import load_checkpoint as load_parallel
+from headgate.parallel.checkpoint import save_checkpoint as save_parallel
+from headgate.parallel.launch import num_ranks
 
 _FORMAT = "headgate-demo-checkpoint"
 _FORMAT_VERSION = 1
 _PREFIX = "step-"
+_OF_RANKS = ".metadata"
+"""The file that only torch.distributed.checkpoint writes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +68,8 @@ def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
     Raises:
         ArtifactError: it can't be written; the previous checkpoint is untouched.
     """
+    if num_ranks() > 1:
+        return save_parallel(folder, model, optimizer, step=state.step, values={"config": state.config})
     final = folder / f"{_PREFIX}{state.step:08d}"
     partial = folder / f".{final.name}.partial"
     with explain_os_errors("write checkpoint", final):
@@ -103,6 +112,14 @@ def load_checkpoint(
     Raises:
         ArtifactError: it is of another config, or can't be read.
     """
+    if (path / _OF_RANKS).exists():
+        resumed = load_parallel(path, model, optimizer)
+        require_same_config(path, resumed.values["config"], config)
+        return resumed.step
+    if num_ranks() > 1:
+        raise ArtifactError(
+            f"{path} was written by one process, and this run has {num_ranks()} ranks; go on with it without torchrun"
+        )
     with explain_os_errors("read checkpoint", path):
         try:
             state = json.loads((path / "state.json").read_text(encoding="utf-8"))

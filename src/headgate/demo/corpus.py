@@ -16,7 +16,7 @@ from torch import Tensor
 from headgate.demo.data import Document
 from headgate.demo.tokenizer import END_ID, Tokenizer
 from headgate.errors import ArtifactError, InputError
-from headgate.observe.files import explain_os_errors, replace_file
+from headgate.files import explain_os_errors, replace_file
 
 _TENSORS = ("train_ids", "held_out_ids", "held_out_offsets")
 

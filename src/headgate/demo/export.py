@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as decode
-from safetensors.torch import save as encode
 from torch import Tensor
 
-from headgate.demo.checkpoint import latest_checkpoint
+from headgate.demo.checkpoint import latest_checkpoint, load_checkpoint
 from headgate.demo.config import DemoConfig, ModelConfig, expert_width, router_spec
 from headgate.demo.folder import CHECKPOINTS, CONFIG, TOKENIZER, read_json, write_json
+from headgate.demo.model import DemoModel
+from headgate.demo.shares import spread_experts
 from headgate.demo.tokenizer import END, END_ID
+from headgate.demo.train import make_optimizer
 from headgate.errors import ArtifactError, SpecError
-from headgate.observe.files import explain_os_errors, replace_file
+from headgate.files import explain_os_errors, replace_file
+from headgate.parallel.launch import on_first_rank
+from headgate.parallel.logical import LogicalExperts
+from headgate.parallel.state import model_tensors
+from headgate.parallel.weights import write_safetensors
 
 _WEIGHTS = "model.safetensors"
 
 
 def export_mixtral(run: Path, out: Path) -> Path:
     """Write a demo run's latest checkpoint in Mixtral's layout, with equal logits.
+
+    Called by all ranks, where torchrun started several: each writes its own experts into the one file.
 
     Args:
         run: the folder of `headgate demo`.
@@ -43,19 +50,24 @@ def export_mixtral(run: Path, out: Path) -> Path:
     if checkpoint is None:
         raise ArtifactError(f"{run} has no checkpoint yet; let headgate demo run until it has saved one")
     with explain_os_errors("read", checkpoint):
-        content, tokenizer = (checkpoint / _WEIGHTS).read_bytes(), (run / TOKENIZER).read_bytes()
-    try:
-        tensors = decode(content)
-    except SafetensorError as error:
-        raise ArtifactError(f"{checkpoint / _WEIGHTS} is broken ({error}); train the demo again") from error
+        tokenizer = (run / TOKENIZER).read_bytes()
+    # Reading a checkpoint sets torch's random numbers, which are the caller's.
+    with torch.random.fork_rng():
+        model = DemoModel(config.model)
+        spread_experts(model, config)
+        load_checkpoint(checkpoint, model, make_optimizer(model, config.training), config=config.to_dict())
+    on_first_rank(lambda: _write_settings(out, config, tokenizer, vocab_size=model.embedding.num_embeddings))
+    tensors = mixtral_tensors(model_tensors(model), config.model)
+    write_safetensors(out / _WEIGHTS, tensors, metadata={"format": "pt"})
+    return out
+
+
+def _write_settings(out: Path, config: DemoConfig, tokenizer: bytes, *, vocab_size: int) -> None:
     with explain_os_errors("write", out):
         out.mkdir(parents=True, exist_ok=True)
-    vocab_size = tensors["embedding.weight"].shape[0]
     write_json(out / "config.json", mixtral_config(config, vocab_size=vocab_size))
     write_json(out / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END})
     replace_file(out / TOKENIZER, tokenizer)
-    replace_file(out / _WEIGHTS, encode(mixtral_tensors(tensors, config.model), metadata={"format": "pt"}))
-    return out
 
 
 def mixtral_config(config: DemoConfig, *, vocab_size: int) -> dict[str, Any]:
@@ -85,8 +97,11 @@ def mixtral_config(config: DemoConfig, *, vocab_size: int) -> dict[str, Any]:
     }
 
 
-def mixtral_tensors(tensors: dict[str, Tensor], model: ModelConfig) -> dict[str, Tensor]:
-    """The demo's tensors under the names of Mixtral's files: one matrix for each expert and projection."""
+def mixtral_tensors(tensors: Mapping[str, Tensor], model: ModelConfig) -> dict[str, Tensor]:
+    """The demo's tensors under the names of Mixtral's files: one matrix for each expert and projection that is here.
+
+    They are views, so that what is read into them is read into the model.
+    """
     named = {"model.embed_tokens.weight": tensors["embedding.weight"], "model.norm.weight": tensors["norm.weight"]}
     for layer in range(model.num_layers):
         ours, theirs = f"layers.{layer}", f"model.layers.{layer}"
@@ -100,14 +115,19 @@ def mixtral_tensors(tensors: dict[str, Tensor], model: ModelConfig) -> dict[str,
             f"{theirs}.self_attn.o_proj.weight": tensors[f"{ours}.attention.out.weight"],
             f"{theirs}.block_sparse_moe.gate.weight": tensors[f"{ours}.moe.router.weight"],
         }
-        experts = zip(
-            tensors[f"{ours}.moe.experts.gate_up_proj"], tensors[f"{ours}.moe.experts.down_proj"], strict=True
-        )
-        for expert, (gate_up, down) in enumerate(experts):
+        experts = (_list_experts(tensors[f"{ours}.moe.experts.{name}"]) for name in ("gate_up_proj", "down_proj"))
+        for (expert, gate_up), (_, down) in zip(*experts, strict=True):
             gate, up = gate_up.chunk(2)
             prefix = f"{theirs}.block_sparse_moe.experts.{expert}"
             named |= {f"{prefix}.w1.weight": gate, f"{prefix}.w2.weight": down, f"{prefix}.w3.weight": up}
-    return {name: tensor.contiguous() for name, tensor in named.items()}
+    return named
+
+
+def _list_experts(weights: Tensor) -> Iterable[tuple[int, Tensor]]:
+    """Each expert that this process holds, with its matrix."""
+    if isinstance(weights, LogicalExperts):
+        return [(expert, weights.rows[row]) for expert, row in weights.row_of_expert.items()]
+    return enumerate(weights)
 
 
 def _require_mixtral(model: ModelConfig) -> None:

@@ -12,7 +12,7 @@ from headgate.demo.checkpoint import require_same_config
 from headgate.demo.config import DemoConfig
 from headgate.demo.train import StepReport
 from headgate.errors import ArtifactError
-from headgate.observe.files import explain_os_errors, replace_file
+from headgate.files import explain_os_errors, replace_file
 
 CONFIG, TOKENIZER, CORPUS, METRICS = "config.json", "tokenizer.json", "corpus.safetensors", "metrics.jsonl"
 TRACE, SAMPLE, SUMMARY, CHECKPOINTS = "routing.safetensors", "sample.safetensors", "summary.json", "checkpoints"

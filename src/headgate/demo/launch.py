@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from headgate.demo.tokenizer import token_strings
 from headgate.demo.view import Show, format_duration, open_view, show_nothing
 from headgate.demo.walk import choose_token, route_passage, walk_token
 from headgate.nn import MoE
+from headgate.parallel.launch import on_first_rank
 
 COMPARE = "compare.json"
 
@@ -70,7 +72,7 @@ def run_single(launch: Launch) -> dict[str, Any] | Stopped:
         SpecError: options that do not fit together.
         ArtifactError: a file or folder that can't be read, written or resumed.
     """
-    config = _open(launch, folder.CONFIG)
+    config = on_first_rank(lambda: _open(launch, folder.CONFIG))
     prepared, outcome = _train(launch, launch.out, config, resume=launch.resume)
     if isinstance(outcome, Stopped):
         return outcome
@@ -88,24 +90,30 @@ def run_comparison(launch: Launch) -> dict[str, Any] | Stopped:
         SpecError: options that do not fit together.
         ArtifactError: a file or folder that can't be read, written or resumed.
     """
-    config = _open(launch, COMPARE)
+    config = on_first_rank(lambda: _open(launch, COMPARE))
     results = []
     for name, arm in arm_configs(config).items():
         out = launch.out / name
         _note(launch, f"{name}:", "bold")
-        was_begun = launch.resume and (out / folder.CONFIG).exists()
-        if was_begun:
-            folder.reopen_run(out, {})
-        else:
-            folder.start_run(out, arm)
+        was_begun = on_first_rank(partial(_begin_arm, launch, out, arm))
         _, outcome = _train(launch, out, arm, resume=was_begun)
         if isinstance(outcome, Stopped):
             return outcome
         results.append(summarise_arm(name, arm, outcome))
     found = comparison(results, config)
-    folder.write_json(launch.out / folder.SUMMARY, found)
+    on_first_rank(lambda: folder.write_json(launch.out / folder.SUMMARY, found))
     print_comparison(launch.results, results, config)
     return found
+
+
+def _begin_arm(launch: Launch, out: Path, arm: DemoConfig) -> bool:
+    """Make the folder of an arm, or find that it was begun before, and say which."""
+    was_begun = launch.resume and (out / folder.CONFIG).exists()
+    if was_begun:
+        folder.reopen_run(out, {})
+    else:
+        folder.start_run(out, arm)
+    return was_begun
 
 
 def _open(launch: Launch, name: str) -> DemoConfig:
@@ -119,7 +127,7 @@ def _open(launch: Launch, name: str) -> DemoConfig:
 
 def _train(launch: Launch, out: Path, config: DemoConfig, *, resume: bool) -> tuple[Prepared, Finished | Stopped]:
     _note(launch, _introduction(config))
-    prepared = prepare(out, config, resume=resume)
+    prepared = on_first_rank(lambda: prepare(out, config, resume=resume))
     corpus = prepared.corpus
     _note(
         launch,

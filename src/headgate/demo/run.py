@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from headgate.demo.config import DemoConfig
 from headgate.demo.corpus import Corpus, load_corpus, make_corpus, save_corpus
 from headgate.demo.data import read_documents
 from headgate.demo.evaluate import Evaluation, evaluate
-from headgate.demo.model import DemoModel, make_moe
+from headgate.demo.model import DemoModel, is_routed, make_moe
 from headgate.demo.record import record_sample
+from headgate.demo.shares import agree_to_stop, record_held_out, spread_experts
 from headgate.demo.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
 from headgate.demo.train import make_optimizer, train
 from headgate.demo.view import Show
@@ -24,6 +26,8 @@ from headgate.errors import InputError
 from headgate.observe.page.build import make_page
 from headgate.observe.page.document import write_page
 from headgate.observe.writer import save_trace
+from headgate.parallel.checkpoint import load_checkpoint as load_parallel
+from headgate.parallel.launch import num_ranks, on_first_rank, rank
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,21 +141,46 @@ def run_training(prepared: Prepared, show: Show, *, should_stop: Callable[[], bo
     training = config.training
     torch.manual_seed(training.seed)
     model = DemoModel(config.model).to(training.device)
+    spread_experts(model, config)
+    if rank() > 0:
+        torch.manual_seed(training.seed + rank())  # The weights are alike by now; a router's noise should not be.
     optimizer = make_optimizer(model, training)
     checkpoints = out / folder.CHECKPOINTS
-    saved = latest_checkpoint(checkpoints)
+    saved = on_first_rank(lambda: latest_checkpoint(checkpoints))
     values = config.to_dict()
     first_step = 0 if saved is None else load_checkpoint(saved, model, optimizer, config=values)
-    with folder.MetricsLog(out / folder.METRICS, num_steps=first_step) as log:
+    with _first_ranks_log(out / folder.METRICS, num_steps=first_step) as log:
         for report in train(model, optimizer, prepared.corpus, training, first_step=first_step):
-            log.append(report)
+            if log is not None:
+                log.append(report)
             show(report)
-            stop = should_stop() and report.step < training.steps
+            stop = agree_to_stop(should_stop(), device=training.device) and report.step < training.steps
             if stop or report.step % training.checkpoint_steps == 0 or report.step == training.steps:
                 save_checkpoint(checkpoints, model, optimizer, TrainingState(step=report.step, config=values))
             if stop:
                 return Stopped(step=report.step)
-        totals = log.totals()
+        totals = folder.MetricsTotals(num_tokens=0, duration_s=0.0) if log is None else log.totals()
+    if num_ranks() == 1:
+        return _finish(prepared, model, totals)
+    if is_routed(model):
+        record_held_out(out / folder.TRACE, model.eval(), prepared.corpus, prepared.tokenizer, config)
+    return on_first_rank(lambda: _finish_alone(prepared, totals))
+
+
+def _first_ranks_log(path: Path, *, num_steps: int) -> AbstractContextManager[folder.MetricsLog | None]:
+    return folder.MetricsLog(path, num_steps=num_steps) if rank() == 0 else nullcontext()
+
+
+def _finish_alone(prepared: Prepared, totals: folder.MetricsTotals) -> Finished:
+    """Measure what the ranks have trained in one process, with all experts; their trace is there already."""
+    config = prepared.config
+    if config.model.balance == "global-batch":
+        # Its loss, of no use here, would ask the other ranks for their counts.
+        config = config.with_options({"balance": "off"})
+    saved = latest_checkpoint(prepared.out / folder.CHECKPOINTS)
+    assert saved is not None  # Written after the last step.
+    model = DemoModel(config.model).to(config.training.device)
+    load_parallel(saved, model, alone=True)
     return _finish(prepared, model, totals)
 
 
@@ -163,7 +192,7 @@ def _finish(prepared: Prepared, model: DemoModel, totals: folder.MetricsTotals) 
         training_s=totals.duration_s,
         tokens_per_s=totals.num_tokens / totals.duration_s,
     )
-    if trace is not None:
+    if trace is not None and num_ranks() == 1:
         save_trace(prepared.out / folder.TRACE, trace)
     sample = record_sample(model, prepared.corpus, prepared.tokenizer, prepared.config)
     if sample is not None:

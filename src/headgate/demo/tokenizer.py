@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from headgate.errors import ArtifactError, HeadgateError
-from headgate.observe.files import replace_file
+from headgate.files import replace_file
 
 try:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers

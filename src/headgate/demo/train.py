@@ -15,8 +15,11 @@ from torch import Tensor, nn
 from headgate.demo.config import TrainingConfig
 from headgate.demo.corpus import Corpus, training_batch
 from headgate.demo.model import is_routed
+from headgate.demo.shares import settle_gradients, share_of, sum_over_ranks
 from headgate.flow import Routing
 from headgate.nn import Tape, attach_balance, tap
+from headgate.parallel.gradients import group_by_mesh
+from headgate.parallel.launch import num_ranks
 
 _FINAL_LEARNING_RATE = 0.1
 """The cosine ends at this part of the peak."""
@@ -49,11 +52,12 @@ class StepReport:
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
     """AdamW, with weight decay on matrices alone."""
-    parameters = list(model.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
+    groups = []
+    for parameters in group_by_mesh(model.parameters()):
+        groups += [
+            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        ]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
 
 
@@ -82,7 +86,8 @@ def train(
 ) -> Iterator[StepReport]:
     """Train, and report each step once it is complete.
 
-    While the caller looks at a report the model and the optimizer rest, so that is the time to save or to stop.
+    While the caller looks at a report the model and the optimizer rest, so that is the time to save or to stop. Under
+    torch.distributed each rank trains on its share of every batch, and all report the same.
 
     Args:
         model: token ids to logits; it is changed.
@@ -106,20 +111,22 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, config)
         with watch(model) as tape:
-            logits = model(inputs.to(config.device))
-        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten().to(config.device))
-        loss.backward()  # type: ignore[no-untyped-call]
-        grad_norm = nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+            logits = model(share_of(inputs).to(config.device))
+        wanted = share_of(targets).flatten().to(config.device)
+        # The batch's mean is the sum of the ranks' parts; gradients are averaged over ranks, so each is taken W times.
+        loss = F.cross_entropy(logits.flatten(0, 1), wanted, reduction="sum") / targets.numel()
+        (loss * num_ranks()).backward()  # type: ignore[no-untyped-call]
+        grad_norm = settle_gradients(model, config.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
         yield StepReport(
             step=step + 1,
-            loss=loss.item(),
+            loss=sum_over_ranks(loss.detach()).item(),
             learning_rate=learning_rate(step, config),
             grad_norm=grad_norm.item(),
             num_tokens=inputs.numel(),
             duration_s=time.perf_counter() - start,
-            expert_counts=tuple(tuple(tape[path][0].expert_counts.tolist()) for path in tape),
+            expert_counts=tuple(tuple(sum_over_ranks(tape[path][0].expert_counts).tolist()) for path in tape),
             balance_losses=mean_losses([tape[path][0] for path in tape]),
         )
 
@@ -130,12 +137,12 @@ def watch(model: nn.Module) -> AbstractContextManager[Tape]:
 
 
 def mean_losses(routings: list[Routing]) -> dict[str, float]:
-    """Average each balance loss over the layers that report it."""
+    """Average each balance loss over the layers that report it, and over the ranks."""
     values: dict[str, list[Tensor]] = {}
     for routing in routings:
         for name, value in routing.losses.items():
             values.setdefault(name, []).append(value)
-    return {name: torch.stack(found).mean().item() for name, found in values.items()}
+    return {name: (sum_over_ranks(torch.stack(found).mean()) / num_ranks()).item() for name, found in values.items()}
 
 
 @torch.no_grad()

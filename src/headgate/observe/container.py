@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headgate.errors import ArtifactError
-from headgate.observe.files import explain_os_errors
+from headgate.files import explain_os_errors
 
 MAX_HEADER_BYTES = 100_000_000
 """The limit of the safetensors library itself: a longer header is an attack or an accident."""

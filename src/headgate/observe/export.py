@@ -21,7 +21,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from headgate.errors import BackendError, InputError
-from headgate.observe.files import explain_os_errors, replacing
+from headgate.files import explain_os_errors, replacing
 from headgate.observe.trace import RoutingTrace
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headgate.errors import BackendError, InputError
+from headgate.files import replacing
 from headgate.observe.align import TraceSource
 from headgate.observe.diff import diff_traces
-from headgate.observe.files import replacing
 from headgate.observe.noted import noted_layers
 from headgate.observe.summary import summarise_trace
 from headgate.observe.utilisation import utilisation

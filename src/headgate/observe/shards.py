@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from headgate.errors import ArtifactError
-from headgate.observe.files import explain_os_errors, replace_file
+from headgate.files import explain_os_errors, replace_file
 from headgate.observe.trace import FORMAT, FORMAT_VERSION
 
 INDEX_SUFFIX = ".index.json"

@@ -11,8 +11,8 @@ from typing import Self
 import numpy as np
 
 from headgate.errors import ArtifactError, InputError
+from headgate.files import explain_os_errors, replacing, sync_folder
 from headgate.observe.container import write_arrays
-from headgate.observe.files import explain_os_errors, replacing, sync_folder
 from headgate.observe.pieces import concatenate, memory_bytes, require_same_kind, take_tokens
 from headgate.observe.reader import SHARD_KEY, open_trace
 from headgate.observe.shards import (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -39,6 +40,37 @@ def group_by_mesh(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]
         group = on_mesh.setdefault(parameter.device_mesh, []) if isinstance(parameter, DTensor) else plain
         group.append(parameter)
     return [group for group in (plain, *on_mesh.values()) if group]
+
+
+def average_gradients(model: nn.Module, group: dist.ProcessGroup | None = None) -> None:
+    """Average the gradients of all parameters but the spread experts', which the exchange has added up already.
+
+    For loops without DDP or FSDP. One message, and the same bits on every rank.
+
+    Args:
+        model: after `backward`; every rank has gradients of the same parameters, or zero tokens.
+        group: the ranks; None = all.
+
+    Example:
+        >>> import headgate, torch
+        >>> from torch.distributed import HashStore, destroy_process_group, init_process_group
+        >>> init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+        >>> layer = headgate.MoE(8, 16, num_experts=4, top_k=2)
+        >>> layer(torch.randn(3, 8)).sum().backward()
+        >>> average_gradients(layer)
+        >>> destroy_process_group()
+    """
+    own = [p for p in model.parameters() if p.requires_grad and not isinstance(p, DTensor)]
+    for parameter in own:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    gradients = [parameter.grad for parameter in own if parameter.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat, group=group)
+    flat /= dist.get_world_size(group)
+    parts = torch.split(flat, [gradient.numel() for gradient in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
+        gradient.copy_(part.view_as(gradient))
 
 
 @torch.no_grad()

@@ -75,7 +75,7 @@ class ExpertParallel(ParallelStyle):
                 "move them"
             )
         layout = self._layout_of(module, device_mesh)
-        check_agreement(_list_facts(module, layout), device_mesh.get_group())
+        check_agreement(_list_facts(module, layout, self._num_applied), device_mesh.get_group())
         check_fit(layout, module.experts.num_experts, device_mesh)
         row = _pick_row(layout, self._num_applied)
         self._num_applied += 1
@@ -105,9 +105,9 @@ def chunk_experts(num_experts: int, *, num_ranks: int) -> ExpertLayout:
     return ExpertLayout(device_experts=slots.reshape(1, num_ranks, per_rank), num_experts=num_experts)
 
 
-def _list_facts(module: MoE, layout: ExpertLayout) -> dict[str, Any]:
-    """What all ranks must have alike, by name."""
-    experts = module.experts
+def _list_facts(module: MoE, layout: ExpertLayout, num_applied: int) -> dict[str, Any]:
+    """What all ranks must have alike, by name; of the layout, the layer at hand, for all of it may be long."""
+    experts, num_rows = module.experts, len(layout.device_experts)
     return {
         "num_experts": experts.num_experts,
         "top_k": module.spec.top_k,
@@ -118,7 +118,8 @@ def _list_facts(module: MoE, layout: ExpertLayout) -> dict[str, Any]:
         "balance": module.router.balance,
         "experts": experts.spec,
         "shared expert": None if module.shared_expert is None else module.shared_expert.shared,
-        "layout": layout.device_experts.tolist(),
+        "layers of the layout": num_rows,
+        "layout": layout.device_experts[min(num_applied, num_rows - 1)].tolist(),
     }
 
 

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from headgate.errors import ArtifactError
-from headgate.observe.files import explain_os_errors
+from headgate.files import explain_os_errors
 
 _ID_KINDS = "iu"
 

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from headgate.errors import ArtifactError, InputError
-from headgate.observe.files import explain_os_errors
+from headgate.files import explain_os_errors
 from headgate.observe.importers.build import RoutedSequence, build_trace
 from headgate.observe.importers.decode import load_pickled_tensors, nested_ids, read_json_lines
 from headgate.observe.importers.megatron_counts import Ranks, holds_counts, import_tokens_per_expert

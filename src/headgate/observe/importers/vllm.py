@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headgate.errors import ArtifactError, InputError
-from headgate.observe.files import explain_os_errors
+from headgate.files import explain_os_errors
 from headgate.observe.importers.build import RoutedSequence, build_trace
 from headgate.observe.importers.decode import decode_base64, nested_ids, parse_npy, read_json, read_json_lines
 from headgate.observe.importers.shape import RouterShape

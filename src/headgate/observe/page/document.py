@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 
 from headgate.errors import ArtifactError
-from headgate.observe.files import explain_os_errors, replace_file
+from headgate.files import explain_os_errors, replace_file
 from headgate.observe.page.build import Page
 
 _OPENING, _CLOSING = b'<script type="text/plain" id="headgate-data">', b"</script>"

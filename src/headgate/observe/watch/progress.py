@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from headgate.errors import ArtifactError
-from headgate.observe.files import explain_os_errors
+from headgate.files import explain_os_errors
 from headgate.observe.health import judge_load
 from headgate.observe.metrics import load_ratio
 from headgate.observe.utilisation import utilisation

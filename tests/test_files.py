@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from headgate import files
 from headgate.errors import ArtifactError
-from headgate.observe import files
 
 
 def test_a_file_is_replaced(tmp_path):

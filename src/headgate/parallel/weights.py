@@ -1,0 +1,175 @@
+"""One `.safetensors` file that all ranks write and read together, each the tensors that it has."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+import torch.distributed as dist
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from headgate.errors import ArtifactError, InputError
+from headgate.files import explain_os_errors, sync_folder
+from headgate.parallel.launch import num_ranks, on_first_rank, rank
+
+_NAME_OF_DTYPE = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+_ALIGNMENT = 8
+"""The header is padded so that tensors begin at a multiple of it, as the safetensors library does."""
+
+
+def write_safetensors(
+    path: Path | str, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write one file of the tensors of all ranks, each rank its own at their place in the file; no rank gathers any.
+
+    A name that several ranks bring is written by the first of them. The file appears complete, under its name, or
+    not at all: its room is taken before a byte is written, and an older file stays until all ranks are done.
+
+    Args:
+        path: of the file, on a disk that all ranks see.
+        tensors: this rank's, by their name in the file; views are fine, and one at a time is copied.
+        metadata: text to go with it; that of rank 0 counts.
+
+    Raises:
+        InputError: on all ranks: a dtype that safetensors has not.
+        ArtifactError: on all ranks: the file can't be written, on which rank, and why.
+
+    Example:
+        >>> import tempfile
+        >>> from safetensors.torch import load_file
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_safetensors(f"{folder}/a.safetensors", {"experts.0": torch.ones(2)})
+        ...     load_file(f"{folder}/a.safetensors")
+        {'experts.0': tensor([1., 1.])}
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.partial")
+    outlines = _all_gather({name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()})
+    header, places = _lay_out(outlines, dict(metadata or {}))
+    try:
+        on_first_rank(lambda: _take_room(temporary, header, sum(size for _, _, size in places.values())))
+        problem = None
+        try:
+            with explain_os_errors(f"write, on rank {rank()},", path), temporary.open("rb+") as file:
+                _write_mine(file, tensors, places, len(header))
+        except ArtifactError as error:
+            problem = error
+        problems = [found for found in _all_gather(problem) if found is not None]
+        if problems:
+            raise problems[0]
+        on_first_rank(lambda: _put_in_place(temporary, path))
+    except ArtifactError:
+        on_first_rank(lambda: temporary.unlink(missing_ok=True))
+        raise
+
+
+@torch.no_grad()
+def read_safetensors(path: Path | str, tensors: Mapping[str, Tensor]) -> None:
+    """Read this rank's tensors from a file, by memory map: nothing of the others' is read.
+
+    Args:
+        path: of the file.
+        tensors: where to put what, by its name in the file; views are written through.
+
+    Raises:
+        ArtifactError: the file can't be read, or has no tensor of that name and shape.
+
+    Example:
+        >>> import tempfile
+        >>> layer, weights = torch.zeros(2, 3), torch.ones(3)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_safetensors(f"{folder}/a.safetensors", {"experts.1": weights})
+        ...     read_safetensors(f"{folder}/a.safetensors", {"experts.1": layer[1]})
+        >>> layer.sum(1).tolist()
+        [0.0, 3.0]
+    """
+    with explain_os_errors("read", Path(path)):
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                there = set(file.keys())
+                for name, tensor in tensors.items():
+                    shape = tuple(file.get_slice(name).get_shape()) if name in there else None
+                    if shape != tuple(tensor.shape):
+                        raise ArtifactError(
+                            f"{path} has {name} with shape {shape} (None = missing), and the model has "
+                            f"{tuple(tensor.shape)}; read the checkpoint of this model"
+                        )
+                    tensor.copy_(file.get_tensor(name))
+        except SafetensorError as error:
+            raise ArtifactError(f"{path} can't be read ({error}); write it again") from error
+
+
+_Outline = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
+_Place = tuple[int, int, int]
+"""The rank that writes a tensor, where after the header it begins, and its bytes."""
+
+
+def _lay_out(outlines: list[_Outline], metadata: Mapping[str, str]) -> tuple[bytes, dict[str, _Place]]:
+    """The header of a file with the tensors of all ranks, and the place of each."""
+    entries: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    places: dict[str, _Place] = {}
+    begin = 0
+    for writer, outline in enumerate(outlines):
+        for name, (dtype, shape) in outline.items():
+            if name in places:
+                continue
+            if dtype not in _NAME_OF_DTYPE:
+                raise InputError(f"{name} (={dtype}) must have a dtype of safetensors; convert it first")
+            size = torch.Size(shape).numel() * dtype.itemsize
+            entries[name] = {"dtype": _NAME_OF_DTYPE[dtype], "shape": shape, "data_offsets": [begin, begin + size]}
+            places[name] = (writer, begin, size)
+            begin += size
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text, places
+
+
+def _take_room(path: Path, header: bytes, num_bytes: int) -> None:
+    with explain_os_errors("write", path), path.open("wb") as file:
+        file.write(header)
+        file.flush()
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, len(header) + num_bytes)
+        else:  # macOS and Windows find out while they write.
+            file.truncate(len(header) + num_bytes)
+
+
+def _write_mine(file: BinaryIO, tensors: Mapping[str, Tensor], places: Mapping[str, _Place], start: int) -> None:
+    for name, tensor in tensors.items():
+        writer, begin, _ = places[name]
+        if writer == rank():
+            file.seek(start + begin)
+            file.write(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _put_in_place(temporary: Path, path: Path) -> None:
+    with explain_os_errors("write", path):
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+
+
+def _all_gather(value: Any) -> list[Any]:
+    """What each rank has, by rank."""
+    found: list[Any] = [value]
+    if dist.is_initialized():
+        found = [None] * num_ranks()
+        dist.all_gather_object(found, value)
+    return found
