@@ -41,7 +41,7 @@ def fails(monkeypatch, capsys):
     return call
 
 
-def test_the_demo_runs_and_resumes():
+def test_the_demo_runs_and_resumes(monkeypatch):
     first = invoke()
     assert first.exit_code == 0
     assert "6. combine" in first.stdout
@@ -50,6 +50,9 @@ def test_the_demo_runs_and_resumes():
     again = invoke("--resume")
     assert again.exit_code == 0
     assert again.stdout == first.stdout
+    # What torchrun sets when it starts the same command again after a failure.
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert invoke("--steps", "12").stdout == first.stdout
 
 
 def test_the_help_names_the_defaults():

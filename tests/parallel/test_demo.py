@@ -10,6 +10,7 @@ import tiny_demo
 from headgate.demo.evaluate import evaluate
 from headgate.demo.restore import load_run
 from headgate.observe.reader import load_trace
+from headgate.observe.writer import save_trace
 from parallel import demo_runs
 from parallel.ranks import RanksError
 
@@ -54,8 +55,8 @@ def test_losses_and_the_trace_are_those_of_one_process(ranks, alone, tmp_path, n
     assert losses == pytest.approx([summary["loss"]] * num_ranks, rel=RELATIVE)
     # The model that the ranks trained, in one process: with other weights, off by rounding, a close call may differ.
     prepared, model = load_run(out)
-    _, wanted = evaluate(model, prepared.corpus, prepared.tokenizer, prepared.config)
-    trace = load_trace(out / "routing.safetensors")
+    save_trace(tmp_path / "alone.safetensors", evaluate(model, prepared.corpus, prepared.tokenizer, prepared.config)[1])
+    trace, wanted = load_trace(out / "routing.safetensors"), load_trace(tmp_path / "alone.safetensors")
     for name in ("topk_ids", "token_ids", "seq_offsets", "position", "counts"):
         assert torch.equal(getattr(trace, name), getattr(wanted, name)), name
     # Weights are kept as float16, so rounding may tip one by a step of it.

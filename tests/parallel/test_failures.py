@@ -39,7 +39,7 @@ def test_the_others_end_in_time_and_name_the_rank(context, tmp_path, kind):
     others = [rank for rank in range(NUM_RANKS) if rank != faults.FAILING]
     try:
         for rank in others:
-            processes[rank].join(30)
+            processes[rank].join(90)
             assert processes[rank].exitcode == 1
     finally:
         for process in processes:

@@ -124,7 +124,7 @@ def _train(folder: Path, options: dict[str, Any], *, resume: bool, compare: bool
 
     # A launcher that starts a run again after a failure gives it the same command, without --resume.
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-    resume = resume or (restarted and folder.exists())
+    resume = resume or (restarted and any(folder.glob("*.json")))
     device_type = str(options.get("device", "cpu")).partition(":")[0]
     with join_ranks(device_type):
         is_first = rank() == 0
