@@ -121,9 +121,8 @@ def set_random_states(states: Mapping[str, Tensor]) -> None:
 def unwrapped(model: nn.Module) -> nn.Module:
     """The module within DistributedDataParallel and torch.compile, whose names a checkpoint has."""
     while True:
-        if isinstance(model, nn.parallel.DistributedDataParallel):
-            model = model.module
-        elif isinstance(model, torch._dynamo.OptimizedModule):
-            model = model._orig_mod
-        else:
+        wrapped = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+        wrapped = getattr(wrapped, "_orig_mod", wrapped)
+        if wrapped is model:
             return model
+        model = wrapped
