@@ -8,12 +8,16 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.parallel import parallelize_module
 
 import headgate
 from headgate.balance import Balance
 from headgate.errors import InputError
 from headgate.flow import Routing
-from headgate.parallel.batch import GroupPeers, share_batch
+from headgate.parallel import ExpertParallel, share_batch
+from headgate.parallel.batch import GroupPeers
 
 D, F, E, S = 8, 12, 6, 5
 
@@ -29,6 +33,7 @@ class Problem:
         num_padded: on each rank, how many tokens at the end of each sequence are padding; None = it names no padding.
         training: else in `eval()`.
         average_gradients: else they are added.
+        spreads_experts: else every rank has all.
     """
 
     router: headgate.RouterSpec
@@ -37,6 +42,7 @@ class Problem:
     num_padded: tuple[int | None, ...]
     training: bool = True
     average_gradients: bool = True
+    spreads_experts: bool = False
 
     @property
     def num_tokens(self) -> int:
@@ -74,12 +80,19 @@ def run_problem(problem: Problem) -> Outcome:
     """This rank's part; the gradients as DDP averages them, or added."""
     rank, num_ranks = dist.get_rank(), dist.get_world_size()
     layer = _make_layer(problem)
-    share_batch(layer, average_gradients=problem.average_gradients)
+    if problem.spreads_experts:
+        mesh = init_device_mesh("cpu", (num_ranks,), mesh_dim_names=("ep",))
+        parallelize_module(layer, mesh, ExpertParallel(average_gradients=problem.average_gradients))
+    else:
+        share_batch(layer, average_gradients=problem.average_gradients)
     divisor = num_ranks if problem.average_gradients else 1
     outcome = _run(layer, problem.tokens()[rank], problem.masks()[rank], loss_scale=divisor)
-    for gradient in outcome.gradients.values():
-        dist.all_reduce(gradient)
-        gradient /= divisor
+    for name, gradient in outcome.gradients.items():
+        if isinstance(gradient, DTensor):
+            outcome.gradients[name] = gradient.full_tensor()
+        else:
+            dist.all_reduce(gradient)
+            gradient /= divisor
     return outcome
 
 

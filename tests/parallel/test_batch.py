@@ -154,13 +154,28 @@ def test_no_rank_with_a_token(ranks, name):
     )
 
 
-def test_gradients_that_are_added(ranks):
+@pytest.mark.parametrize("name", list(ROUTERS))
+def test_experts_spread_over_the_ranks(ranks, name):
+    router = ROUTERS[name]
+    problem = Problem(
+        router=router,
+        balance=balance_for(router),
+        num_sequences=(2, 0, 3),
+        num_padded=(1, None, None),
+        spreads_experts=True,
+    )
+    check(ranks, problem)
+
+
+@pytest.mark.parametrize("spreads_experts", [True, False])
+def test_gradients_that_are_added(ranks, spreads_experts):
     problem = Problem(
         router=ROUTERS["score"],
         balance=LOSSES,
         num_sequences=(1, 2),
         num_padded=(None, 1),
         average_gradients=False,
+        spreads_experts=spreads_experts,
     )
     check(ranks, problem)
 

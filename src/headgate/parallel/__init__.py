@@ -1,5 +1,6 @@
 """Expert parallelism on torch.distributed: experts spread over ranks, tokens sent to them and back."""
 
+from headgate.parallel.batch import share_batch
 from headgate.parallel.checkpoint import Resumed, latest_checkpoint, load_checkpoint, save_checkpoint
 from headgate.parallel.exchange import Traffic
 from headgate.parallel.failures import name_failed_ranks
@@ -24,4 +25,5 @@ __all__ = [
     "on_first_rank",
     "relayout",
     "save_checkpoint",
+    "share_batch",
 ]

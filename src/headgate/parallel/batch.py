@@ -42,7 +42,7 @@ def share_batch(model: nn.Module, group: dist.ProcessGroup | None = None, *, ave
 
     Example:
         >>> import torch, headgate
-        >>> from headgate.parallel.batch import share_batch
+        >>> from headgate.parallel import share_batch
         >>> store = torch.distributed.HashStore()
         >>> torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
         >>> layer = headgate.MoE(8, 16, num_experts=4, router="switch")
@@ -79,6 +79,8 @@ class GroupPeers:
         self.group = group
         self._gradient_factor = self.num_ranks if average_gradients else 1
 
+    # Lengths are known only at run time: what ranks tell each other is not compiled, all around it is.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def gather(self, *values: Shaped[Tensor, "T ..."]) -> tuple[tuple[Tensor, ...], slice]:
         """Each token's values, on all ranks, without gradient: [T, ...] -> [tokens of all, ...]; and which are own.
 
@@ -94,6 +96,7 @@ class GroupPeers:
         first = sum(counts[: self.rank])
         return _unpack(everyone, values), slice(first, first + num_own)
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def add(self, sums: Shaped[Tensor, " n"]) -> Shaped[Tensor, " n"]:
         """Sums over own tokens -> sums over all ranks' tokens, through which gradients reach the own ones.
 

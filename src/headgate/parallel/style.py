@@ -115,6 +115,7 @@ def _list_facts(module: MoE, layout: ExpertLayout, num_applied: int) -> dict[str
         "d_ff": experts.d_ff,
         "dtype": experts.down_proj.dtype,
         "router": module.spec,
+        "balance": module.router.balance,
         "experts": experts.spec,
         "shared expert": None if module.shared_expert is None else module.shared_expert.shared,
         "layers of the layout": num_rows,
