@@ -50,6 +50,7 @@ def make_model(slots: Slots | None, *, d_ff: int = F, seed: int = 0) -> tuple[nn
         mesh = dist.init_device_mesh("cpu", (dist.get_world_size(),), mesh_dim_names=("ep",))
         parallelize_module(model, mesh["ep"], {"moe": ExpertParallel(layout)})
     groups = [{"params": parameters} for parameters in group_by_mesh(model.parameters())]
+    groups.append({"params": []})  # What splitting by kind leaves, where a kind has none.
     optimizer = torch.optim.AdamW(groups, lr=0.01, weight_decay=0.1)
     headgate.attach_balance(model, optimizer)
     return model, optimizer

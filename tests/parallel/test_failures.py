@@ -24,7 +24,8 @@ SAYS = {
 def context():
     """Processes forked from one that has imported torch: they start in milliseconds."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["parallel.faults"])
+    # The forkserver looks for installed packages alone.
+    context.set_forkserver_preload(["headgate.parallel"])
     return context
 
 

@@ -89,6 +89,8 @@ def set_optimizer_settings(
     groups: Any = get_optimizer_state_dict(unwrapped(model), optimizer)["param_groups"]
     for group, names in zip(optimizer.param_groups, (each["params"] for each in groups), strict=True):
         options = [{key: value for key, value in options_of[name].items() if key != "params"} for name in names]
+        if not options:
+            continue  # A group without parameters has no settings of theirs to get back.
         if any(other != options[0] for other in options):
             raise ArtifactError(
                 f"the optimizer's parameter group (={names[0]} and {len(names) - 1} more) must hold parameters that "
@@ -121,9 +123,8 @@ def set_random_states(states: Mapping[str, Tensor]) -> None:
 def unwrapped(model: nn.Module) -> nn.Module:
     """The module within DistributedDataParallel and torch.compile, whose names a checkpoint has."""
     while True:
-        if isinstance(model, nn.parallel.DistributedDataParallel):
-            model = model.module
-        elif isinstance(model, torch._dynamo.OptimizedModule):
-            model = model._orig_mod
-        else:
+        wrapped = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+        wrapped = getattr(wrapped, "_orig_mod", wrapped)
+        if wrapped is model:
             return model
+        model = wrapped

@@ -63,7 +63,8 @@ def write_safetensors(
     outlines = _all_gather({name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()})
     header, places = _lay_out(outlines, dict(metadata or {}))
     try:
-        on_first_rank(lambda: _take_room(temporary, header, sum(size for _, _, size in places.values())))
+        num_bytes = sum(size for _, _, size in places.values())
+        on_first_rank(lambda: _take_room(temporary, path, header, num_bytes))
         problem = None
         try:
             with explain_os_errors(f"write, on rank {rank()},", path), temporary.open("rb+") as file:
@@ -140,8 +141,8 @@ def _lay_out(outlines: list[_Outline], metadata: Mapping[str, str]) -> tuple[byt
     return len(text).to_bytes(8, "little") + text, places
 
 
-def _take_room(path: Path, header: bytes, num_bytes: int) -> None:
-    with explain_os_errors("write", path), path.open("wb") as file:
+def _take_room(temporary: Path, path: Path, header: bytes, num_bytes: int) -> None:
+    with explain_os_errors("write", path), temporary.open("wb") as file:
         file.write(header)
         file.flush()
         if hasattr(os, "posix_fallocate"):
