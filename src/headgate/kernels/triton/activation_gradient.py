@@ -60,11 +60,12 @@ def activation_gradient_kernel(
     mask = is_row[:, None] & is_column[None, :]
     gate_columns, up_columns = gate_and_up_columns(columns, F, GATED, INTERLEAVED)
     width: tl.constexpr = 2 * F if GATED else F
-    start = rows.to(tl.int64)[:, None] * width
-    gate = tl.load(up_rows + start + gate_columns[None, :], mask=mask, other=0.0).to(tl.float32)
+    # Entries are counted from the tile's first row in 32 bits, which take half the registers.
+    start, places = first.to(tl.int64) * width, (rows - first)[:, None] * width
+    gate = tl.load(up_rows + start + (places + gate_columns[None, :]), mask=mask, other=0.0).to(tl.float32)
     rise = gate
     if GATED:
-        rise = tl.load(up_rows + start + up_columns[None, :], mask=mask, other=0.0).to(tl.float32)
+        rise = tl.load(up_rows + start + (places + up_columns[None, :]), mask=mask, other=0.0).to(tl.float32)
     values = activate(gate, rise, clamp, slope, up_offset, GATED, ACTIVATION)
     if not WEIGHS_INPUT:
         if weight_parts is not None:
@@ -72,9 +73,10 @@ def activation_gradient_kernel(
         weight = load_row_weights(row_weights, slot_of_row, rows, is_row)[:, None]
         d, values = d * weight, values * weight
     if hidden is not None:
-        at = hidden + rows.to(tl.int64)[:, None] * F + columns[None, :]
+        at = hidden + first.to(tl.int64) * F + ((rows - first)[:, None] * F + columns[None, :])
         tl.store(at, values.to(hidden.dtype.element_ty), mask=mask)
     d_gate, d_rise = activate_backward(d, gate, rise, clamp, slope, up_offset, GATED, ACTIVATION)
-    tl.store(d_up_rows + start + gate_columns[None, :], d_gate.to(d_up_rows.dtype.element_ty), mask=mask)
+    at = d_up_rows + start
+    tl.store(at + (places + gate_columns[None, :]), d_gate.to(d_up_rows.dtype.element_ty), mask=mask)
     if GATED:
-        tl.store(d_up_rows + start + up_columns[None, :], d_rise.to(d_up_rows.dtype.element_ty), mask=mask)
+        tl.store(at + (places + up_columns[None, :]), d_rise.to(d_up_rows.dtype.element_ty), mask=mask)
