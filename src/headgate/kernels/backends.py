@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -11,7 +12,7 @@ import torch
 from headgate.kernels import native
 
 Op: TypeAlias = Literal["route", "plan", "experts", "combine"]
-Backend: TypeAlias = Literal["native", "torch"]
+Backend: TypeAlias = Literal["native", "triton", "torch"]
 
 OPS: tuple[Op, ...] = ("route", "plan", "experts", "combine")
 
@@ -67,6 +68,7 @@ def _choose_route(device_type: str, dtype: torch.dtype) -> BackendChoice:
 
 _BY_EXPERT = "a loop over the experts that have rows"
 _EXPERTS_NATIVE = BackendChoice(op="experts", backend="native", reason="one fused pass in C++, and one for gradients")
+_EXPERTS_TRITON = BackendChoice(op="experts", backend="triton", reason="fused products, no host synchronisation")
 
 
 ROWS_FOR_AMX = 64
@@ -95,7 +97,18 @@ def _read_amx() -> bool:
 has_amx._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
+@functools.cache
+def has_triton() -> bool:
+    """Whether Triton is installed; it is not imported."""
+    return importlib.util.find_spec("triton") is not None
+
+
 def _choose_experts(device_type: str, dtype: torch.dtype, num_rows: int, num_experts: int) -> BackendChoice:
+    if device_type == "cuda" and dtype in _NATIVE_DTYPES:
+        if has_triton():
+            return _EXPERTS_TRITON
+        reason = f"{_BY_EXPERT}: no Triton, see `pip install 'headgate[gpu]'`"
+        return BackendChoice(op="experts", backend="torch", reason=reason)
     if device_type != "cpu" or dtype not in _NATIVE_DTYPES:
         return BackendChoice(op="experts", backend="torch", reason=_BY_EXPERT)
     if native.library() is None:
