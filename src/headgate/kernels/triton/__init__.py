@@ -1,1 +1,1 @@
-"""Kernels for GPUs, written in Triton. Its interpreter runs the same code on a CPU (`TRITON_INTERPRET=1`)."""
+"""Kernels for GPUs, in Triton, whose interpreter runs them on a CPU as well. Only `ops` is imported without Triton."""
