@@ -38,7 +38,7 @@ def choose_backend(
             `experts` runs the expert MLPs, `combine` adds up a token's rows.
         device_type: as in `torch.device.type`, such as `cpu` or `cuda`.
         dtype: of the activations; `plan` reads int64 ids whatever it is.
-        num_rows, num_experts: R and E, for `experts`.
+        num_rows, num_experts: R and E, for `experts`; for `plan` E is the number of buckets.
 
     Returns:
         The choice, which depends on nothing but the arguments and what is installed.
@@ -46,7 +46,7 @@ def choose_backend(
     if op == "route":
         return _choose_route(device_type, dtype)
     if op == "plan":
-        return _choose_plan(device_type)
+        return _choose_plan(device_type, num_experts)
     if op == "experts":
         return _choose_experts(device_type, dtype, num_rows, num_experts)
     return BackendChoice(op=op, backend="torch", reason="float32 sums in slot order")
@@ -58,7 +58,23 @@ _ROUTE_NATIVE = BackendChoice(
 )
 
 
+_ROUTE_TRITON = BackendChoice(
+    op="route", backend="triton", reason="top-k routers without gradients: decode in 2 launches"
+)
+
+MOST_BUCKETS = 1024
+"""Of the counting sort on a GPU: its table of more would be wider than it is worth, and a radix sort is better."""
+
+
+@functools.cache
+def has_triton() -> bool:
+    """Whether Triton is installed; it is not imported."""
+    return importlib.util.find_spec("triton") is not None
+
+
 def _choose_route(device_type: str, dtype: torch.dtype) -> BackendChoice:
+    if device_type == "cuda" and dtype in _NATIVE_DTYPES and has_triton():
+        return _ROUTE_TRITON
     if device_type != "cpu" or dtype not in _NATIVE_DTYPES:
         return BackendChoice(op="route", backend="torch", reason=_BY_OPERATIONS)
     if native.library() is None:
@@ -118,8 +134,10 @@ def _choose_experts(device_type: str, dtype: torch.dtype, num_rows: int, num_exp
     return _EXPERTS_NATIVE
 
 
-def _choose_plan(device_type: str) -> BackendChoice:
+def _choose_plan(device_type: str, num_buckets: int) -> BackendChoice:
     fallback = "a stable sort in PyTorch"
+    if device_type == "cuda" and has_triton() and 1 <= num_buckets <= MOST_BUCKETS:
+        return BackendChoice(op="plan", backend="triton", reason="a counting sort in 1 or 3 launches")
     if device_type != "cpu":
         return BackendChoice(op="plan", backend="torch", reason=f"{fallback}, no host synchronisation")
     if native.library() is None:

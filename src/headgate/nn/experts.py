@@ -15,8 +15,9 @@ from headgate.experts import ExpertWeights, activate, run_expert, run_experts
 from headgate.flow import DispatchPlan
 from headgate.kernels.experts import is_backend
 from headgate.kernels.experts_call import Weights
-from headgate.kernels.route import RouterFormula, route
+from headgate.kernels.route import route
 from headgate.kernels.route import runs_natively as route_runs_natively
+from headgate.kernels.route_call import RouterFormula
 from headgate.spec import ExpertSpec, SharedSpec
 
 _GATE = RouterFormula(

@@ -1,1 +1,1 @@
-"""The experts on a GPU, in Triton. Only `ops` is imported without it."""
+"""Kernels for GPUs, in Triton, whose interpreter runs them on a CPU as well. Only `ops` is imported without Triton."""
