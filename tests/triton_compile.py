@@ -47,11 +47,27 @@ def sources(dtype: str, bucket: str) -> dict[str, tuple[Any, dict[str, str], dic
     product_types = {"rows_in": pointer, "weight": pointer, "out": pointer}
     weight_types = {"left": pointer, "right": pointer, "out": pointer, "left_stride": stride, "right_stride": stride}
     flags = {"GATHERS_LEFT": False, "GATHERS_RIGHT": True, "WEIGHTED": False}
+    gpt_oss = {**FUNCTION, "INTERLEAVED": True, "clamp": 7.0, "slope": 1.702, "up_offset": 1.0}
     down, dx = {"SUMMED": F, "COLUMNS": D, "stride_k": 1}, {"SUMMED": 2 * F, "COLUMNS": D, "stride_n": 1}
     return {
         "up": (up.up_kernel, up_types | along_k, {**tuned, **FUNCTION, "D": D, "stride_k": 1}),
+        "up_gpt_oss": (
+            up.up_kernel,
+            {**up_types, **along_k, "up_bias": pointer, "up_rows": pointer},
+            {**tuned, **gpt_oss, "D": D, "stride_k": 1, "WEIGHS_INPUT": True},
+        ),
+        "up_in_parts": (
+            up.up_kernel,
+            {**up_types, **along_k, "partial": "*fp32"},
+            {**tuned, **FUNCTION, "D": D, "stride_k": 1, "SPLITS": 4},
+        ),
         "down": (product.product_kernel, product_types | along_k, {**tuned, **down}),
         "dx": (product.product_kernel, product_types | along_n, {**tuned, **dx}),
+        "dx_weighing": (
+            product.product_kernel,
+            {**product_types, **along_n, "x": pointer, "x_stride": stride, "weight_parts": "*fp32"},
+            {**tuned, **dx},
+        ),
         "activation_gradient": (
             activation_gradient.activation_gradient_kernel,
             {**gradient_types, **along_n, "dy_stride": stride, "weight_parts": "*fp32"},

@@ -223,17 +223,14 @@ def test_nothing_waits_for_the_card(apply_to: str) -> None:
     # On tensors without data, whatever asks for a value raises. The operators' insides are read by no one here: what
     # they launch and allocate follows from shapes, see `schedule`.
     problem = make_problem((6, 20, 12, 4, 2), SPECS["gpt_oss"], torch.bfloat16)
-    with FakeTensorMode() as mode:
+    with FakeTensorMode() as mode, torch.no_grad():
         sizes = {name: getattr(problem, name).shape for name in NAMES}
-        options = {"dtype": torch.bfloat16, "device": "cuda", "requires_grad": True}
-        fakes = {name: torch.empty(size, **options) for name, size in sizes.items()}
+        fakes = {name: torch.empty(size, dtype=torch.bfloat16, device="cuda") for name, size in sizes.items()}
         ids = torch.empty(6, 2, dtype=torch.int64, device="cuda")
         weights = ExpertWeights(**{name: fakes[name] for name in NAMES[2:]})
         arguments = (fakes["x"], plan_all(ids, 4), fakes["combine_weights"], weights, problem.spec.function)
         y = run_experts(*arguments, apply_to=apply_to)
-        y.sum().backward()
     assert (y.device.type, y.shape, y.fake_mode) == ("cuda", problem.x.shape, mode)
-    assert all(fake.grad is not None and fake.grad.shape == fake.shape for fake in fakes.values())
 
 
 @pytest.mark.parametrize("recompute", [False, True])

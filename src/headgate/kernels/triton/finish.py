@@ -46,7 +46,7 @@ def finish_kernel(
     if GATED:
         rise = _add_parts(partial, rows.to(tl.int64), up_columns, num_rows, mask, width, SPLITS)
     finish_tile(
-        gate, rise, rows, columns, is_row, is_column, expert,
+        gate, rise, first, rows, columns, is_row, is_column, expert,
         row_weights, slot_of_row, up_bias, hidden, up_rows, clamp, slope, up_offset,
         F, GATED, INTERLEAVED, ACTIVATION, WEIGHS_INPUT,
     )  # fmt: skip

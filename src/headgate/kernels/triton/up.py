@@ -28,7 +28,7 @@ from headgate.kernels.triton.tiles import count_tiles, find_tile, load_row_weigh
 
 @triton.jit
 def finish_tile(
-    gate, rise, rows, columns, is_row, is_column, expert,
+    gate, rise, first, rows, columns, is_row, is_column, expert,
     row_weights, slot_of_row, up_bias, hidden, up_rows, clamp, slope, up_offset,
     F: tl.constexpr, GATED: tl.constexpr, INTERLEAVED: tl.constexpr, ACTIVATION: tl.constexpr,
     WEIGHS_INPUT: tl.constexpr,
@@ -47,13 +47,14 @@ def finish_tile(
         if GATED:
             rise += tl.load(bias + up_columns, mask=is_column, other=0.0).to(tl.float32)[None, :]
     if up_rows is not None:
-        at = up_rows + rows.to(tl.int64)[:, None] * width
-        tl.store(at + gate_columns[None, :], gate.to(up_rows.dtype.element_ty), mask=mask)
+        # Entries are counted from the tile's first row in 32 bits, which take half the registers.
+        at, places = up_rows + first.to(tl.int64) * width, (rows - first)[:, None] * width
+        tl.store(at + (places + gate_columns[None, :]), gate.to(up_rows.dtype.element_ty), mask=mask)
         if GATED:
-            tl.store(at + up_columns[None, :], rise.to(up_rows.dtype.element_ty), mask=mask)
+            tl.store(at + (places + up_columns[None, :]), rise.to(up_rows.dtype.element_ty), mask=mask)
     if hidden is not None:
         values = activate(gate, rise, clamp, slope, up_offset, GATED, ACTIVATION)
-        at = hidden + rows.to(tl.int64)[:, None] * F + columns[None, :]
+        at = hidden + first.to(tl.int64) * F + ((rows - first)[:, None] * F + columns[None, :])
         tl.store(at, values.to(hidden.dtype.element_ty), mask=mask)
 
 
@@ -114,7 +115,7 @@ def up_kernel(
             tl.store(at + up_columns[None, :], rise, mask=mask)
     else:
         finish_tile(
-            gate, rise, rows, columns, is_row, is_column, expert,
+            gate, rise, first, rows, columns, is_row, is_column, expert,
             row_weights, slot_of_row, up_bias, hidden, up_rows, clamp, slope, up_offset,
             F, GATED, INTERLEAVED, ACTIVATION, WEIGHS_INPUT,
         )  # fmt: skip
