@@ -87,7 +87,7 @@ def time_layer(name: str) -> Iterator[list[object]]:
 def by_operations(router: headgate.Router) -> headgate.Router:
     """The same router as it decides on a machine without the native library, but for the native sort of the plan."""
     twin = copy.copy(router)
-    twin.decides_natively = lambda _: False
+    twin.decides_at_once = lambda _: False
     return twin
 
 

@@ -14,6 +14,10 @@ from jaxtyping import install_import_hook
 
 # As the command line does, and for the same reason; nothing has loaded torch yet.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Without NVIDIA's driver, Triton's kernels run in its interpreter. Triton reads this when it is first imported.
+HAS_NVIDIA = Path("/dev/nvidiactl").exists()
+if not HAS_NVIDIA:
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "headgate"

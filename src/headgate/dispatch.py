@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from headgate.flow import NO_EXPERT, DispatchPlan, DropReason
-from headgate.kernels.plan import sort_slots
+from headgate.kernels.plan import plan_choice, sort_slots
 
 
 def find_drops(expert_ids: Int[Tensor, "T K"], is_padding: Bool[Tensor, " T"] | None) -> UInt8[Tensor, "T K"]:
@@ -110,24 +110,18 @@ def plan_token_choice(
         ([0, 0, 1, 1], [0, 1, 3, 4])
     """
     num_tokens, top_k = expert_ids.shape
-    buckets = expert_ids if is_dropless else expert_ids.where(drops == 0, NO_EXPERT)
-    order, expert_offsets = sort_slots(buckets.flatten(), num_experts)
-    slot_of_row = order if is_dropless else order[: int(expert_offsets[-1])]
-    token_of_row = slot_of_row.div(top_k, rounding_mode="floor")
     if is_dropless:
-        # The inverse of a permutation: slots are already in the order (token, choice).
-        rows = torch.arange(num_tokens * top_k, device=order.device)
-        row_order = torch.empty_like(order).scatter(0, order, rows)
-        token_offsets = torch.arange(num_tokens + 1, device=order.device) * top_k
-    else:
-        row_order = slot_of_row.argsort()
-        token_offsets = _count_offsets(token_of_row, num_tokens)
+        plan = plan_choice(expert_ids, num_experts)
+        return DispatchPlan(**plan._asdict(), drop_reason=drops, max_rows_per_token=top_k)
+    order, expert_offsets = sort_slots(expert_ids.where(drops == 0, NO_EXPERT).flatten(), num_experts)
+    slot_of_row = order[: int(expert_offsets[-1])]
+    token_of_row = slot_of_row.div(top_k, rounding_mode="floor")
     return DispatchPlan(
         slot_of_row=slot_of_row,
         token_of_row=token_of_row,
         expert_offsets=expert_offsets,
-        row_order=row_order,
-        token_offsets=token_offsets,
+        row_order=slot_of_row.argsort(),
+        token_offsets=_count_offsets(token_of_row, num_tokens),
         drop_reason=drops,
         max_rows_per_token=top_k,
     )

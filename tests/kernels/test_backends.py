@@ -28,8 +28,13 @@ def test_the_plan_on_a_cpu_without_the_library_is_torch(has_library):
 
 @pytest.mark.parametrize("has_library", [True, False], indirect=True)
 @pytest.mark.parametrize("device_type", ["cuda", "mps", "xpu", "meta"])
-def test_the_plan_elsewhere_is_torch(has_library, device_type):
-    assert choose_backend("plan", device_type=device_type, dtype=torch.int64).backend == "torch"
+@pytest.mark.parametrize("has_triton", [True, False])
+def test_the_plan_elsewhere_is_torch(has_library, device_type, has_triton, monkeypatch):
+    monkeypatch.setattr(backends, "has_triton", lambda: has_triton)
+    is_triton = device_type == "cuda" and has_triton
+    for num_experts, expected in ((1, is_triton), (1024, is_triton), (0, False), (1025, False)):
+        choice = choose_backend("plan", device_type=device_type, dtype=torch.int64, num_experts=num_experts)
+        assert choice.backend == ("triton" if expected else "torch")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -44,9 +49,18 @@ def test_the_router_on_a_cpu_is_native_where_the_library_is(has_library, dtype):
 
 @pytest.mark.parametrize("has_library", [True], indirect=True)
 @pytest.mark.parametrize(("device_type", "dtype"), [("cuda", torch.float32), ("cpu", torch.float64)])
-def test_the_router_elsewhere_is_torch(has_library, device_type, dtype):
+def test_the_router_elsewhere_is_torch(has_library, device_type, dtype, monkeypatch):
+    monkeypatch.setattr(backends, "has_triton", lambda: False)
     choice = choose_backend("route", device_type=device_type, dtype=dtype)
     assert (choice.backend, choice.reason) == ("torch", "operation by operation, as in training")
+
+
+@pytest.mark.parametrize("has_library", [True, False], indirect=True)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_the_router_on_a_gpu_is_triton_where_it_is_installed(has_library, dtype, monkeypatch):
+    monkeypatch.setattr(backends, "has_triton", lambda: True)
+    choice = choose_backend("route", device_type="cuda", dtype=dtype)
+    assert choice.backend == ("torch" if dtype == torch.float64 else "triton")
 
 
 @pytest.mark.parametrize("has_library", [True], indirect=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -11,7 +12,7 @@ import torch
 from headgate.kernels import native
 
 Op: TypeAlias = Literal["route", "plan", "experts", "combine"]
-Backend: TypeAlias = Literal["native", "torch"]
+Backend: TypeAlias = Literal["native", "triton", "torch"]
 
 OPS: tuple[Op, ...] = ("route", "plan", "experts", "combine")
 
@@ -37,7 +38,7 @@ def choose_backend(
             `experts` runs the expert MLPs, `combine` adds up a token's rows.
         device_type: as in `torch.device.type`, such as `cpu` or `cuda`.
         dtype: of the activations; `plan` reads int64 ids whatever it is.
-        num_rows, num_experts: R and E, for `experts`.
+        num_rows, num_experts: R and E, for `experts`; for `plan` E is the number of buckets.
 
     Returns:
         The choice, which depends on nothing but the arguments and what is installed.
@@ -45,7 +46,7 @@ def choose_backend(
     if op == "route":
         return _choose_route(device_type, dtype)
     if op == "plan":
-        return _choose_plan(device_type)
+        return _choose_plan(device_type, num_experts)
     if op == "experts":
         return _choose_experts(device_type, dtype, num_rows, num_experts)
     return BackendChoice(op=op, backend="torch", reason="float32 sums in slot order")
@@ -57,7 +58,23 @@ _ROUTE_NATIVE = BackendChoice(
 )
 
 
+_ROUTE_TRITON = BackendChoice(
+    op="route", backend="triton", reason="top-k routers without gradients: decode in 2 launches"
+)
+
+MOST_BUCKETS = 1024
+"""Of the counting sort on a GPU: its table of more would be wider than it is worth, and a radix sort is better."""
+
+
+@functools.cache
+def has_triton() -> bool:
+    """Whether Triton is installed; it is not imported."""
+    return importlib.util.find_spec("triton") is not None
+
+
 def _choose_route(device_type: str, dtype: torch.dtype) -> BackendChoice:
+    if device_type == "cuda" and dtype in _NATIVE_DTYPES and has_triton():
+        return _ROUTE_TRITON
     if device_type != "cpu" or dtype not in _NATIVE_DTYPES:
         return BackendChoice(op="route", backend="torch", reason=_BY_OPERATIONS)
     if native.library() is None:
@@ -67,6 +84,7 @@ def _choose_route(device_type: str, dtype: torch.dtype) -> BackendChoice:
 
 _BY_EXPERT = "a loop over the experts that have rows"
 _EXPERTS_NATIVE = BackendChoice(op="experts", backend="native", reason="one fused pass in C++, and one for gradients")
+_EXPERTS_TRITON = BackendChoice(op="experts", backend="triton", reason="fused products, no host synchronisation")
 
 
 ROWS_FOR_AMX = 64
@@ -96,6 +114,11 @@ has_amx._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _choose_experts(device_type: str, dtype: torch.dtype, num_rows: int, num_experts: int) -> BackendChoice:
+    if device_type == "cuda" and dtype in _NATIVE_DTYPES:
+        if has_triton():
+            return _EXPERTS_TRITON
+        reason = f"{_BY_EXPERT}: no Triton, see `pip install 'headgate[gpu]'`"
+        return BackendChoice(op="experts", backend="torch", reason=reason)
     if device_type != "cpu" or dtype not in _NATIVE_DTYPES:
         return BackendChoice(op="experts", backend="torch", reason=_BY_EXPERT)
     if native.library() is None:
@@ -105,8 +128,10 @@ def _choose_experts(device_type: str, dtype: torch.dtype, num_rows: int, num_exp
     return _EXPERTS_NATIVE
 
 
-def _choose_plan(device_type: str) -> BackendChoice:
+def _choose_plan(device_type: str, num_buckets: int) -> BackendChoice:
     fallback = "a stable sort in PyTorch"
+    if device_type == "cuda" and has_triton() and 1 <= num_buckets <= MOST_BUCKETS:
+        return BackendChoice(op="plan", backend="triton", reason="a counting sort in 1 or 3 launches")
     if device_type != "cpu":
         return BackendChoice(op="plan", backend="torch", reason=f"{fallback}, no host synchronisation")
     if native.library() is None:

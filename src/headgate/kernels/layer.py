@@ -8,7 +8,7 @@ from torch import Tensor
 
 from headgate.kernels.experts_call import Call, Weights
 from headgate.kernels.function import ExpertFunction
-from headgate.kernels.route import RouterFormula, describe_router, describe_tokens
+from headgate.kernels.route_call import RouterFormula, describe_router, describe_tokens
 
 RouterTensors = tuple[Tensor, Tensor | None, Tensor | None]
 """weight [E, D], bias [E] in its dtype or None, selection_bias [E] float32 or None; E includes zero-compute experts."""

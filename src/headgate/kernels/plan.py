@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -44,13 +45,23 @@ def sort_slots(bucket_ids: Tensor, num_buckets: int) -> tuple[Tensor, Tensor]:
 
 @torch.library.custom_op("headgate::sort_slots", mutates_args=())
 def _sort_slots_op(bucket_ids: Tensor, num_buckets: int) -> tuple[Tensor, Tensor]:
-    device_type = bucket_ids.device.type
-    choice = choose_backend("plan", device_type=device_type, dtype=bucket_ids.dtype)
-    if choice.backend == "native":
+    backend = _choose(bucket_ids, num_buckets)
+    if backend == "native":
         return sort_slots_native(bucket_ids, num_buckets)
-    if device_type == "cpu":
+    if backend == "triton":
+        _require_ids(bucket_ids, num_buckets)
+        # Here, since triton takes long to import and is not there on every machine.
+        from headgate.kernels.triton.plan import sort_slots_triton
+
+        return sort_slots_triton(bucket_ids, num_buckets)
+    if bucket_ids.is_cpu:
         _warn_native_missing()
     return sort_slots_torch(bucket_ids, num_buckets)
+
+
+def _choose(ids: Tensor, num_buckets: int) -> str:
+    sizes: dict[str, Any] = {"device_type": ids.device.type, "dtype": ids.dtype, "num_experts": num_buckets}
+    return choose_backend("plan", **sizes).backend
 
 
 @_sort_slots_op.register_fake
@@ -58,6 +69,67 @@ def _(bucket_ids: Tensor, num_buckets: int) -> tuple[Tensor, Tensor]:
     _require_ids(bucket_ids, num_buckets)
     order = torch.empty_like(bucket_ids, memory_format=torch.contiguous_format)
     return order, bucket_ids.new_empty(num_buckets + 1)
+
+
+class ChoicePlan(NamedTuple):
+    """What `plan_choice` returns, all int64; see `DispatchPlan`."""
+
+    slot_of_row: Tensor
+    """[T * K]."""
+    token_of_row: Tensor
+    """[T * K]."""
+    expert_offsets: Tensor
+    """[E + 1]."""
+    row_order: Tensor
+    """[T * K]."""
+    token_offsets: Tensor
+    """[T + 1]."""
+
+
+def plan_choice(expert_ids: Tensor, num_experts: int) -> ChoicePlan:
+    """Plan a choice in which every slot has an expert: no shape depends on the data, and nothing waits for a device.
+
+    Args:
+        expert_ids: [T, K] int64, any strides, each entry in [0, num_experts).
+        num_experts: E.
+
+    Returns:
+        The rows, sorted by expert, and the way back.
+
+    Raises:
+        InputError: `expert_ids` is not int64, or `num_experts` is negative.
+
+    Example:
+        >>> import torch
+        >>> plan = plan_choice(torch.tensor([[1, 0], [1, 2]]), 3)
+        >>> plan.token_of_row.tolist(), plan.row_order.tolist()
+        ([0, 0, 1, 1], [1, 0, 2, 3])
+    """
+    return ChoicePlan(*_plan_choice_op(expert_ids, num_experts))
+
+
+@torch.library.custom_op("headgate::plan_choice", mutates_args=())
+def _plan_choice_op(expert_ids: Tensor, num_experts: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    if _choose(expert_ids, num_experts) == "triton":
+        _require_ids(expert_ids.flatten(), num_experts)
+        from headgate.kernels.triton.plan import plan_choice_triton
+
+        return plan_choice_triton(expert_ids, num_experts)
+    num_tokens, top_k = expert_ids.shape
+    slot_of_row, expert_offsets = sort_slots(expert_ids.flatten(), num_experts)
+    # The inverse of a permutation: slots are already in the order (token, choice).
+    rows = torch.arange(num_tokens * top_k, device=expert_ids.device)
+    row_order = torch.empty_like(slot_of_row).scatter(0, slot_of_row, rows)
+    token_of_row = slot_of_row.div(top_k, rounding_mode="floor")
+    token_offsets = torch.arange(num_tokens + 1, device=expert_ids.device) * top_k
+    return slot_of_row, token_of_row, expert_offsets, row_order, token_offsets
+
+
+@_plan_choice_op.register_fake
+def _(expert_ids: Tensor, num_experts: int) -> tuple[Tensor, ...]:
+    num_tokens, top_k = expert_ids.shape
+    num_rows = num_tokens * top_k
+    return tuple(expert_ids.new_empty(size) for size in (num_rows, num_rows, num_experts + 1, num_rows, num_tokens + 1))
 
 
 def sort_slots_torch(bucket_ids: Tensor, num_buckets: int) -> tuple[Tensor, Tensor]:

@@ -204,7 +204,7 @@ class MoE(nn.Module):
                 "padding_mask (given) goes another way than the batch-invariant one; leave it out (padding then gets "
                 "outputs, which harm no other token)"
             )
-        if not (runs_natively(x.device.type, x.dtype) and self.router.decides_natively(x)):
+        if not (runs_natively(x.device.type, x.dtype) and self.router.decides_at_once(x)):
             raise BackendError(
                 f"batch_invariant (=True) can't be kept for {x.dtype} on {x.device.type} with "
                 f"training={self.training}, gradients={torch.is_grad_enabled()}; call eval() and run under "

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from headgate.flow import DispatchPlan, Routing, TokenChoice
 from headgate.kernels.layer import RouterTensors
-from headgate.kernels.route import RouterFormula, route
+from headgate.kernels.route import route
+from headgate.kernels.route_call import RouterFormula
 from headgate.spec import RouterSpec
 
 

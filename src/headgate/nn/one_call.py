@@ -34,7 +34,7 @@ def run_at_once(x: Tensor, router: Router, experts: Experts) -> Tensor | None:
         return None
     weights = experts.matrices()
     num_rows = x.numel() // x.shape[-1] * spec.top_k
-    is_native = is_backend(x, num_rows, experts.num_experts) and router.decides_natively(x)
+    is_native = x.is_cpu and is_backend(x, num_rows, experts.num_experts) and router.decides_at_once(x)
     if not is_native or not _is_plain(x, weights):
         return None
     assert router.weight is not None  # Every spec that is decided natively has one.

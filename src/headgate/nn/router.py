@@ -18,7 +18,7 @@ from headgate import scores as score_math
 from headgate.balance import Balance
 from headgate.errors import InputError, SpecError
 from headgate.flow import ExpertChoice, Routing, TokenChoice
-from headgate.kernels.route import runs_natively
+from headgate.kernels.route import runs_at_once
 from headgate.nn.native_route import is_covered, route_natively
 from headgate.nn.routing import Batch, Peers, RecordedChoice, RouterState, capacity_rows, route, sharing
 from headgate.selection import make_expert_table
@@ -131,7 +131,7 @@ class Router(nn.Module):
         Raises:
             InputError: no token ids for a hash router.
         """
-        if is_padding is None and self.decides_natively(x):
+        if is_padding is None and self.decides_at_once(x):
             assert self.weight is not None  # Every covered spec has one.
             return route_natively(self.spec, x, self.weight, self.bias, self.selection_bias)
         batch = Batch(
@@ -159,10 +159,10 @@ class Router(nn.Module):
             losses={name: value.detach() for name, value in losses.items()},
         )
 
-    def decides_natively(self, x: Float[Tensor, "... D"]) -> bool:
-        """Whether one native pass decides: for inference on a CPU, by a spec that it covers, with no loss to report.
+    def decides_at_once(self, x: Float[Tensor, "... D"]) -> bool:
+        """Whether one pass decides: for inference, by a spec that it covers, with no loss to report.
 
-        Then a token's route has the same bits alone and in any batch.
+        On a CPU that pass is native, and a token's route has the same bits alone and in any batch.
         """
         # Training mode without a graph may be activation checkpointing's first pass, which the second, with a graph,
         # must repeat to the bit.
@@ -170,13 +170,13 @@ class Router(nn.Module):
             return False
         weight, bias = self.weight, self.bias
         # A subclass, such as a weight sharded over ranks, has memory of its own kind.
-        if type(x) is not Tensor or type(weight) is not nn.Parameter or not (x.is_cpu and weight.is_cpu):
+        if type(x) is not Tensor or type(weight) is not nn.Parameter or x.device != weight.device:
             return False
         if bias is not None and bias.dtype != weight.dtype:
             return False
         if torch.is_grad_enabled() and any(t.requires_grad for t in (x, weight, bias) if t is not None):
             return False
-        return runs_natively("cpu", x.dtype, weight.dtype)
+        return runs_at_once(x.device.type, x.dtype, weight.dtype, self.spec.num_choices, self.spec.top_k)
 
     def _score(self, x: Float[Tensor, "T D"], batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Raw logits, the logits that decide (with noise in training), and their scores."""
