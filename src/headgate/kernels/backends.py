@@ -84,6 +84,7 @@ def _choose_route(device_type: str, dtype: torch.dtype) -> BackendChoice:
 
 _BY_EXPERT = "a loop over the experts that have rows"
 _EXPERTS_NATIVE = BackendChoice(op="experts", backend="native", reason="one fused pass in C++, and one for gradients")
+_EXPERTS_TRITON = BackendChoice(op="experts", backend="triton", reason="fused products, no host synchronisation")
 
 
 ROWS_FOR_AMX = 64
@@ -112,7 +113,18 @@ def _read_amx() -> bool:
 has_amx._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
+@functools.cache
+def has_triton() -> bool:
+    """Whether Triton is installed; it is not imported."""
+    return importlib.util.find_spec("triton") is not None
+
+
 def _choose_experts(device_type: str, dtype: torch.dtype, num_rows: int, num_experts: int) -> BackendChoice:
+    if device_type == "cuda" and dtype in _NATIVE_DTYPES:
+        if has_triton():
+            return _EXPERTS_TRITON
+        reason = f"{_BY_EXPERT}: no Triton, see `pip install 'headgate[gpu]'`"
+        return BackendChoice(op="experts", backend="torch", reason=reason)
     if device_type != "cpu" or dtype not in _NATIVE_DTYPES:
         return BackendChoice(op="experts", backend="torch", reason=_BY_EXPERT)
     if native.library() is None:

@@ -17,6 +17,7 @@ from headgate.integrations.transformers.gates import known_function, run_functio
 from headgate.kernels.function import ExpertFunction
 from headgate.kernels.grouped import grouped_linear
 from headgate.kernels.rows import combine_rows, gather_rows
+from headgate.kernels.triton.ops import runs_in_triton
 
 NAME = "headgate"
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -62,7 +63,10 @@ def experts_forward(
     function = None if self.has_post_expert_norm else known_function(self)
     if function is not None and is_one_call(x, top_k_index, top_k_weights, weights):
         return run_choice(x, top_k_index, top_k_weights, weights, function).to(hidden_states.dtype)
-    plan = _make_plan(top_k_index, int(self.num_experts), may_be_elsewhere=bool(self._is_expert_parallel))
+    # Triton passes over rows of other ranks' experts, which this plan puts last: to cut them off, the host would wait.
+    is_whole = function is not None and runs_in_triton(x.device.type, x.dtype)
+    may_be_elsewhere = bool(self._is_expert_parallel) and not is_whole
+    plan = _make_plan(top_k_index, int(self.num_experts), may_be_elsewhere=may_be_elsewhere)
     routed = Routed(x=x, plan=plan, combine_weights=top_k_weights)
     if function is not None:
         return run_known_function(routed, weights, function).to(hidden_states.dtype)

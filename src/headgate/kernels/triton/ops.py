@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from headgate.kernels.backends import choose_backend
 from headgate.kernels.function import ExpertFunction
 
 
@@ -62,6 +63,22 @@ class Problem(NamedTuple):
         return torch.empty_like(self.x, memory_format=torch.contiguous_format)
 
 
+def runs_in_triton(device_type: str, dtype: torch.dtype) -> bool:
+    """Whether these operations are the backend for such tokens here."""
+    return choose_backend("experts", device_type=device_type, dtype=dtype).backend == "triton"
+
+
+# Compiled code takes the answer as it is: what is installed is nothing to trace.
+runs_in_triton._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def run_now(problem: Problem) -> Tensor:
+    """Compute `triton_experts` past PyTorch's dispatcher, for plain tensors that nothing wants to see."""
+    from headgate.kernels.triton import experts
+
+    return experts.run(problem)
+
+
 _NUM_TENSORS = 11
 _NUM_FLAT = _NUM_TENSORS + len(ExpertFunction._fields) + 2
 _FLAT = (
@@ -89,9 +106,7 @@ def triton_experts(*flat: Any) -> Tensor:
     Returns:
         [T, D] in the dtype of `x`.
     """
-    from headgate.kernels.triton import experts
-
-    return experts.run(_unflatten(flat))
+    return run_now(_unflatten(flat))
 
 
 @triton_experts.register_fake

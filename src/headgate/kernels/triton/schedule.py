@@ -119,10 +119,11 @@ PRODUCT = Schedule(
 # One BLOCK_N for each bucket: the parts of a row's weight gradient, whose number it decides, are made before tuning.
 ACTIVATION_GRADIENT = Schedule(
     few=(_config(16, 64, 128, warps=4, stages=4), _config(16, 64, 64, warps=4, stages=5)),
-    some=(_config(64, 64, 64, warps=4, stages=4), _config(32, 64, 64, warps=4, stages=4)),
+    some=(_config(64, 64, 64, warps=8, stages=4), _config(32, 64, 64, warps=4, stages=4)),
     many=(
-        _config(128, 128, 64, warps=8, stages=4),
-        _config(64, 128, 64, warps=4, stages=4),
+        # Its epilogue holds three tiles: larger ones, or fewer warps, spill registers by the kilobyte.
+        _config(64, 128, 64, warps=16, stages=4),
+        _config(64, 128, 64, warps=8, stages=4),
         _config(64, 128, 32, warps=8, stages=3),
     ),
 )
