@@ -10,19 +10,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from jaxtyping import install_import_hook
 
-# As the command line does, and for the same reason: before anything runs in parallel.
+# As the command line does, and for the same reason; nothing has loaded torch yet.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# Without NVIDIA's driver, Triton's kernels run in its interpreter. Triton reads this when it is first imported.
-HAS_NVIDIA = Path("/dev/nvidiactl").exists()
-if not HAS_NVIDIA:
-    os.environ.setdefault("TRITON_INTERPRET", "1")
-
-# Triton decides when it is imported, whatever imports it first, and a process has one or the other: without a card
-# its kernels run in its interpreter. Nothing else here runs Triton's code on a CPU.
-if not torch.cuda.is_available():
+# Without NVIDIA's driver, Triton's kernels run in its interpreter. Triton reads this when it is first imported, by
+# whatever imports it. Nothing else here runs Triton's code on a CPU.
+if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 ROOT = Path(__file__).parents[1]

@@ -113,12 +113,6 @@ def _read_amx() -> bool:
 has_amx._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-@functools.cache
-def has_triton() -> bool:
-    """Whether Triton is installed; it is not imported."""
-    return importlib.util.find_spec("triton") is not None
-
-
 def _choose_experts(device_type: str, dtype: torch.dtype, num_rows: int, num_experts: int) -> BackendChoice:
     if device_type == "cuda" and dtype in _NATIVE_DTYPES:
         if has_triton():
