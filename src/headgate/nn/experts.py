@@ -50,6 +50,7 @@ class Experts(nn.Module):
         d_ff: F.
         num_experts: E.
         spec: what one expert computes.
+        recompute: see `run_experts`; may be set later.
         device, dtype: as for `torch.nn.Linear`.
 
     Raises:
@@ -66,6 +67,7 @@ class Experts(nn.Module):
         *,
         num_experts: int,
         spec: ExpertSpec | None = None,
+        recompute: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -73,7 +75,7 @@ class Experts(nn.Module):
         for name, value in {"d_model": d_model, "d_ff": d_ff, "num_experts": num_experts}.items():
             if value < 1:
                 raise SpecError(f"{name} (={value}) must be at least 1; give a positive size")
-        self.spec = spec or ExpertSpec()
+        self.spec, self.recompute = spec or ExpertSpec(), recompute
         self.d_model, self.d_ff, self.num_experts = d_model, d_ff, num_experts
         self._up_name = _declare_projections(
             self, (num_experts,), d_model, d_ff, self.spec, bias=self.spec.bias, device=device, dtype=dtype
@@ -116,7 +118,11 @@ class Experts(nn.Module):
             up_bias=None if up_bias is None else up_bias.to(dtype),
             down_bias=None if down_bias is None else down_bias.to(dtype),
         )
-        options: dict[str, Any] = {"apply_to": apply_to, "batch_invariant": batch_invariant}
+        options: dict[str, Any] = {
+            "apply_to": apply_to,
+            "batch_invariant": batch_invariant,
+            "recompute": self.recompute,
+        }
         y = run_experts(x.to(dtype), plan, combine_weights, weights, self.spec.function, **options)
         return y.to(x.dtype)
 

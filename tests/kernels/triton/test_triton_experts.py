@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from compare import assert_close
 from expert_problems import SHAPES, SPECS, Problem, make_problem
@@ -12,6 +13,7 @@ from headgate import experts as experts_module
 from headgate.dispatch import find_drops, plan_token_choice
 from headgate.experts import ExpertWeights, run_experts, run_triton_experts
 from headgate.integrations.transformers.backend import plan_all
+from headgate.nn.experts import Experts
 
 pytest.importorskip("triton", reason="no Triton: pip install 'headgate[gpu]'")
 
@@ -214,6 +216,39 @@ def test_compiles_without_a_break(is_trained: bool, uninstrumented) -> None:
     if is_trained:
         (found,), (gradient,) = torch.autograd.grad(y.sum(), up), torch.autograd.grad(wanted.sum(), up)
         assert torch.equal(found, gradient)
+
+
+@pytest.mark.parametrize("apply_to", ["output", "input"])
+def test_nothing_waits_for_the_card(apply_to: str) -> None:
+    # On tensors without data, whatever asks for a value raises. The operators' insides are read by no one here: what
+    # they launch and allocate follows from shapes, see `schedule`.
+    problem = make_problem((6, 20, 12, 4, 2), SPECS["gpt_oss"], torch.bfloat16)
+    with FakeTensorMode() as mode:
+        sizes = {name: getattr(problem, name).shape for name in NAMES}
+        options = {"dtype": torch.bfloat16, "device": "cuda", "requires_grad": True}
+        fakes = {name: torch.empty(size, **options) for name, size in sizes.items()}
+        ids = torch.empty(6, 2, dtype=torch.int64, device="cuda")
+        weights = ExpertWeights(**{name: fakes[name] for name in NAMES[2:]})
+        arguments = (fakes["x"], plan_all(ids, 4), fakes["combine_weights"], weights, problem.spec.function)
+        y = run_experts(*arguments, apply_to=apply_to)
+        y.sum().backward()
+    assert (y.device.type, y.shape, y.fake_mode) == ("cuda", problem.x.shape, mode)
+    assert all(fake.grad is not None and fake.grad.shape == fake.shape for fake in fakes.values())
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_layer_recomputes_where_it_is_told_to(recompute: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = Experts(8, 6, num_experts=4, recompute=recompute)
+    asked = []
+
+    def run(x: Tensor, *_: object, recomputes: bool, **__: object) -> Tensor:
+        asked.append(recomputes)
+        return x
+
+    monkeypatch.setattr(experts_module.triton_ops, "runs_in_triton", lambda *_: True)
+    monkeypatch.setattr(experts_module, "run_triton_experts", run)
+    layer(torch.ones(3, 8), plan_all(torch.zeros(3, 1, dtype=torch.int64), 4), torch.ones(3, 1))
+    assert asked == [recompute]
 
 
 @pytest.mark.skipif(HAS_CARD, reason="the CPU's tensors are for the interpreter")
