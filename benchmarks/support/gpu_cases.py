@@ -12,8 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from headgate.experts import ExpertWeights, run_experts
+from headgate.integrations.transformers.backend import plan_all
+from headgate.kernels.function import ExpertFunction
 from support.case import make_output_gradient, train_once, work_of
-from support.contenders import DEFAULT_RIVAL, Contender, headgate_contender, rival_names, transformers_contender
+from support.contenders import DEFAULT_RIVAL, Contender, rival_names, transformers_contender
 from support.device_clock import DeviceClock
 from support.exact import choose_tokens, error_bound, exact_output, relative_error
 from support.gpu_checks import capture
@@ -29,7 +32,7 @@ TINY_SHAPES = {"tiny": Shape(family="olmoe", d_model=32, d_ff=16, num_experts=8,
 MEMORY_SHARE = 0.4
 """Of the device for weights, their copies in rivals' layouts and, in training, gradients; the rest is for the calls."""
 
-PATIENCE_S = 30.0
+PATIENCE_S = 10.0
 """A rival whose first call, with what it compiles, takes longer is left out from then on."""
 
 GRAPH_TOKENS = 64
@@ -77,9 +80,21 @@ def fit_shape(shape: Shape, dtype: torch.dtype, memory_bytes: int, *, is_trained
     return Shape(**asdict(shape) | {"num_experts": num_experts})
 
 
+def planning_contender(problem: Problem) -> Contender:
+    """Headgate from ids to output, as the backend of transformers: the plan is made in each call, as rivals do."""
+    weights = ExpertWeights(up=problem.gate_up, down=problem.down)
+    combine_weights = problem.combine_weights.clone().requires_grad_(problem.x.requires_grad)
+
+    def run() -> Tensor:
+        plan = plan_all(problem.expert_ids, problem.shape.num_experts)
+        return run_experts(problem.x, plan, combine_weights, weights, ExpertFunction())
+
+    return Contender(name="headgate", run=run, leaves=(problem.x, problem.gate_up, problem.down, combine_weights))
+
+
 def list_contenders(problem: Problem, left_out: dict[str, str]) -> Iterator[Contender]:
     """Headgate, transformers' implementations, and the rivals that are there; why others are not goes to `left_out`."""
-    yield headgate_contender(problem)
+    yield planning_contender(problem)
     for name in rival_names(problem.shape, problem.x.shape[0], problem.x.dtype):
         yield transformers_contender(problem, name)
     for name in RIVALS:
@@ -170,6 +185,6 @@ def _try(
 
 
 def _as_graph(problem: Problem) -> Callable[[], Tensor]:
-    contender = headgate_contender(problem)
+    contender = planning_contender(problem)
     replay, _ = capture(lambda _: contender.run(), problem.x)
     return replay

@@ -67,7 +67,7 @@ def route_triton(
             "BLOCK_K": triton.next_power_of_2(formula.top_k),
             "BLOCK_G": triton.next_power_of_2(max(formula.num_groups, 1)),
         }
-        numbers = (num_tokens, parts.shape[0], formula.epsilon, formula.scale)
+        numbers = (num_tokens, parts.shape[0], float(formula.epsilon), float(formula.scale))
         grid = (triton.cdiv(num_tokens, block_t),)
         _decide[grid](parts, bias, selection_bias, *routed, *numbers, **options, **blocks, num_warps=8)
     if not is_alone:
