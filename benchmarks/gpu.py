@@ -1,10 +1,10 @@
 """Claim: on a GPU, Headgate is exact, deterministic, never waits, and is as fast as the best that could be installed.
 
-`--check` compares with float64 and looks at bits, graphs and waiting; `--time` compares the experts' function, from expert
-ids to output, with every rival at hand in interleaved rounds with cold caches, and with the floor: bytes of the distinct
-experts' weights over the bandwidth of a copy, or operations over the peak of a large product, both measured here. The
-least important cases go first where `--budget` is short; results are written after each case. `--dry-run` does all of it
-with tiny sizes on a CPU, where the times mean nothing.
+`--check` compares with float64 and looks at bits, graphs and waiting; `--time` compares the experts' function, from
+expert ids to output, with every rival at hand in interleaved rounds with cold caches, and with the floor: bytes of the
+distinct experts' weights over the bandwidth of a copy, or operations over the peak of a large product, both measured
+here. The least important cases go first where `--budget` is short; results are written after each case. `--dry-run`
+does all of it with tiny sizes on a CPU, where the times mean nothing.
 """
 
 from __future__ import annotations
