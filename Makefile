@@ -39,7 +39,8 @@ check: setup  ## Check format, lint and types.
 
 bench: setup  ## Run every benchmark, long ones in their quick form.
 	@set -e; for file in $(sort $(wildcard benchmarks/*.py)); do \
-	  case "$$file" in benchmarks/experts.py) flags=--quick ;; *) flags= ;; esac; \
+	  case "$$file" in benchmarks/experts.py) flags=--quick ;; \
+	    benchmarks/gpu.py) flags="--check --time" ;; *) flags= ;; esac; \
 	  echo "$(BIN)/python $$file $$flags"; $(BIN)/python "$$file" $$flags; done
 
 web:  ## Build the page of headgate report; needs Node, and what it writes is committed.

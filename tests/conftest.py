@@ -14,9 +14,9 @@ from jaxtyping import install_import_hook
 
 # As the command line does, and for the same reason; nothing has loaded torch yet.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# Without NVIDIA's driver, Triton's kernels run in its interpreter. Triton reads this when it is first imported.
-HAS_NVIDIA = Path("/dev/nvidiactl").exists()
-if not HAS_NVIDIA:
+# Without NVIDIA's driver, Triton's kernels run in its interpreter. Triton reads this when it is first imported, by
+# whatever imports it. Nothing else here runs Triton's code on a CPU.
+if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 ROOT = Path(__file__).parents[1]

@@ -179,7 +179,7 @@ def train_once(contender: Contender, grad_y: Tensor) -> None:
 def make_output_gradient(problem: Problem) -> Tensor:
     """The gradient of y that training starts from: [T, D]."""
     generator = torch.Generator().manual_seed(2)
-    return torch.randn(problem.x.shape, generator=generator).to(problem.x.dtype)
+    return torch.randn(problem.x.shape, generator=generator).to(problem.x.detach())
 
 
 def least_busy_expert(problem: Problem) -> int:

@@ -20,13 +20,13 @@ def choose_tokens(problem: Problem) -> Tensor:
     num_tokens = problem.x.shape[0]
     affordable = _MOST_PRODUCTS // (problem.shape.top_k * problem.shape.weights_per_expert)
     size = max(1, min(MOST_TOKENS, num_tokens, affordable))
-    return torch.linspace(0, num_tokens - 1, size).round().long()
+    return torch.linspace(0, num_tokens - 1, size, device=problem.x.device).round().long()
 
 
 @torch.no_grad()
 def exact_output(problem: Problem, tokens: Tensor) -> Tensor:
     """y of these tokens: [n, D] float64."""
-    y = torch.zeros(tokens.numel(), problem.shape.d_model, dtype=torch.float64)
+    y = torch.zeros(tokens.numel(), problem.shape.d_model, dtype=torch.float64, device=tokens.device)
     for expert, place, weight in _rows(problem, tokens):
         hidden, _, _ = _hidden(problem, expert, tokens[place])
         y.index_add_(0, place, weight * (hidden @ problem.down[expert].double().T))
@@ -36,7 +36,7 @@ def exact_output(problem: Problem, tokens: Tensor) -> Tensor:
 @torch.no_grad()
 def exact_input_gradient(problem: Problem, tokens: Tensor, grad_y: Tensor) -> Tensor:
     """The gradient for these tokens' x: [n, D] float64."""
-    grad_x = torch.zeros(tokens.numel(), problem.shape.d_model, dtype=torch.float64)
+    grad_x = torch.zeros(tokens.numel(), problem.shape.d_model, dtype=torch.float64, device=tokens.device)
     for expert, place, weight in _rows(problem, tokens):
         grad = weight * grad_y[tokens[place]].double()
         grad_gate_up = _gate_up_gradient(problem, expert, tokens[place], grad)
@@ -56,7 +56,7 @@ def exact_weight_gradients(problem: Problem, expert: int, grad_y: Tensor) -> tup
 
 def relative_error(found: Tensor, exact: Tensor) -> float:
     """Root mean square of the difference over that of the exact values."""
-    return float((found.detach().double() - exact).norm() / exact.norm())
+    return float((found.detach().double() - exact.detach()).norm() / exact.detach().norm())
 
 
 def error_bound(problem: Problem) -> float:

@@ -91,14 +91,16 @@ def choose_experts(routing: str, num_tokens: int, shape: Shape, generator: torch
     return (popularity / noise).topk(shape.top_k, dim=1).indices
 
 
-def make_weights(shape: Shape, dtype: torch.dtype, *, is_trained: bool) -> tuple[nn.Parameter, nn.Parameter]:
+def make_weights(
+    shape: Shape, dtype: torch.dtype, *, is_trained: bool, device: torch.device | str = "cpu"
+) -> tuple[nn.Parameter, nn.Parameter]:
     """Weights of the size that keeps activations near 1, as parameters: gate and up [E, 2F, D], down [E, D, F]."""
     block = torch.randn(_PERIOD, generator=torch.Generator().manual_seed(0))
     sizes = ((2 * shape.d_ff, shape.d_model), (shape.d_model, shape.d_ff))
     made = []
     for rows, columns in sizes:
-        flat = torch.empty(shape.num_experts * rows * columns, dtype=dtype)
-        scaled = (block / math.sqrt(columns)).to(dtype)
+        flat = torch.empty(shape.num_experts * rows * columns, dtype=dtype, device=device)
+        scaled = (block / math.sqrt(columns)).to(flat)
         for begin in range(0, flat.numel(), _PERIOD):
             piece = flat[begin : begin + _PERIOD]
             piece.copy_(scaled[: piece.numel()])
@@ -110,13 +112,13 @@ def make_problem(shape: Shape, weights: tuple[nn.Parameter, nn.Parameter], *, nu
     """Draw tokens and choices; the same seed for every case."""
     generator = torch.Generator().manual_seed(1)
     gate_up, down = weights
-    x = torch.randn(num_tokens, shape.d_model, generator=generator).to(gate_up.dtype)
+    x = torch.randn(num_tokens, shape.d_model, generator=generator).to(gate_up.detach())
     scores = torch.randn(num_tokens, shape.top_k, generator=generator).softmax(dim=1)
     return Problem(
         shape=shape,
         x=x.requires_grad_(gate_up.requires_grad),
-        expert_ids=choose_experts(routing, num_tokens, shape, generator),
-        combine_weights=scores.to(gate_up.dtype).float(),
+        expert_ids=choose_experts(routing, num_tokens, shape, generator).to(gate_up.device),
+        combine_weights=scores.to(gate_up.detach()).float(),
         gate_up=gate_up,
         down=down,
     )

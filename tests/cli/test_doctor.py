@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from headgate.cli.app import app
 from headgate.cli.doctor import findings, print_report
-from headgate.kernels import native
+from headgate.kernels import backends, native
 from headgate.kernels.native import NativeLibrary
 from headgate.planning.machine import (
     GpuStatus,
@@ -30,6 +30,39 @@ def printed(report, **options):
     with console.capture() as capture:
         print_report(report, console)
     return capture.get()
+
+
+def describe_gpu_machine(*, has_triton: bool):
+    """What `describe_machine` would say of this machine with an H100 in it."""
+    gpu = GpuStatus(index=0, name="NVIDIA H100 80GB HBM3", capability="9.0", memory_bytes=85_017_493_504)
+    report = describe_machine()
+    packages = [
+        dataclasses.replace(package, version="3.6.0" if has_triton else None) if package.name == "triton" else package
+        for package in report.packages
+    ]
+    return dataclasses.replace(report, gpus=(gpu,), packages=tuple(packages), backends=backend_table(["cpu", "cuda"]))
+
+
+def test_on_a_machine_with_a_gpu_it_shows_what_runs_there(monkeypatch):
+    monkeypatch.setattr(backends, "has_triton", lambda: True)
+    report = describe_gpu_machine(has_triton=True)
+    text = printed(report)
+    assert "NVIDIA H100 80GB HBM3, 79 GiB, capability 9.0" in text
+    for op in ("route", "plan", "experts"):
+        row = next(line for line in text.splitlines() if line.split()[:2] == [op, "cuda"])
+        assert "triton" in row
+    assert "triton 3.6.0" in text
+    assert not any("Triton" in finding for finding in findings(report))
+
+
+def test_a_gpu_without_triton_is_a_finding(monkeypatch):
+    monkeypatch.setattr(backends, "has_triton", lambda: False)
+    report = describe_gpu_machine(has_triton=False)
+    assert findings(report)[-1] == (
+        "A GPU, but no Triton: kernels run one by one there. To get it, pip install 'headgate[gpu]'."
+    )
+    rows = {(row.op, row.device): row.backend for row in report.backends}
+    assert [rows[op, "cuda"] for op in ("route", "plan", "experts")] == ["torch"] * 3
 
 
 def test_json_is_on_stdout_and_nothing_else_is():
@@ -91,7 +124,7 @@ def test_the_text_shows_gpus_and_missing_packages():
         dataclasses.replace(report, gpus=(gpu,), packages=packages, backends=backend_table(["cpu", "cuda"]))
     )
     assert "Imaginary 9000, 80 GiB, capability 9.0" in shown
-    assert "pip install 'headgate[demo,observe,transformers]'" in shown
+    assert "pip install 'headgate[demo,gpu,observe,transformers]'" in shown
     assert "cuda     int64" in shown
 
 

@@ -38,8 +38,12 @@ def doctor(json: JsonOption = False, quiet: QuietOption = False) -> None:
 
 def findings(report: MachineReport) -> list[str]:
     """Return one sentence for each thing that makes Headgate slower than it could be, with its remedy."""
-    found = report.native
-    return [f"No native library: {found.why_missing}. To get it, {found.remedy}."] if found.why_missing else []
+    native = report.native
+    found = [f"No native library: {native.why_missing}. To get it, {native.remedy}."] if native.why_missing else []
+    has_triton = any(package.name == "triton" and package.version for package in report.packages)
+    if report.gpus and not has_triton:
+        found.append("A GPU, but no Triton: kernels run one by one there. To get it, pip install 'headgate[gpu]'.")
+    return found
 
 
 def print_report(report: MachineReport, console: Console) -> None:
@@ -99,6 +103,6 @@ def _backends(rows: tuple[BackendRow, ...]) -> Table:
     for row in rows:
         merged.setdefault((row.op, row.device, row.backend, row.reason), []).append(row.dtype)
     for (op, device, backend, reason), dtypes in merged.items():
-        style = GOOD if backend == "native" else ""
+        style = GOOD if backend in ("native", "triton") else ""
         table.add_row(op, device, ", ".join(dtypes), Text(backend, style), Text(reason, QUIET))
     return table

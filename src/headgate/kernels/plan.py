@@ -90,7 +90,8 @@ def plan_choice(expert_ids: Tensor, num_experts: int) -> ChoicePlan:
     """Plan a choice in which every slot has an expert: no shape depends on the data, and nothing waits for a device.
 
     Args:
-        expert_ids: [T, K] int64, any strides, each entry in [0, num_experts).
+        expert_ids: [T, K] int64, any strides. Slots whose id is not in [0, num_experts) get the rows behind the last
+            expert's, from `expert_offsets[E]` on, where nobody works.
         num_experts: E.
 
     Returns:

@@ -36,6 +36,7 @@ _EXTRA_OF_PACKAGE = {
     "scipy": "observe",
     "pyarrow": "observe",
     "pandas": "observe",
+    "triton": "gpu",
 }
 
 

@@ -52,6 +52,17 @@ def test_a_whole_plan_is_that_of_the_operations(num_tokens, top_k, alone, device
         assert_integers_equal(name, ours.cpu(), theirs)
 
 
+@pytest.mark.parametrize("alone", [0, 1024])
+def test_slots_of_nobody_get_the_rows_behind_the_last_expert(alone, device, monkeypatch):
+    monkeypatch.setattr(plan, "ALONE_SLOTS", alone)
+    ids = torch.tensor([[3, 1], [9, 0], [1, -1]])
+    found, expected = plan.plan_choice_triton(ids.to(device), 3), plan_choice(ids, 3)
+    assert expected.expert_offsets.tolist() == [0, 1, 3, 3]
+    assert expected.slot_of_row.tolist() == [3, 1, 4, 0, 2, 5]
+    for name, ours, theirs in zip(expected._fields, found, expected, strict=True):
+        assert_integers_equal(name, ours.cpu(), theirs)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_million_tokens():

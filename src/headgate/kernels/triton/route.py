@@ -56,23 +56,26 @@ def route_triton(
         routed.token_offsets.zero_()
         return
     with torch.cuda.device_of(x):
-        parts = _multiply(x, weight)
-        block_e = max(16, triton.next_power_of_2(num_experts))
-        block_t = triton.next_power_of_2(min(num_tokens, _MOST_TOKENS_AT_ONCE, max(1, _TABLE // block_e)))
-        is_alone = num_tokens <= block_t
+        parts, blocks = _multiply(x, weight), _choose_blocks(num_tokens, num_experts, formula)
+        is_alone = num_tokens <= blocks["BLOCK_T"]
         options = _describe(formula, num_experts, x.dtype, is_alone=is_alone)
-        blocks: dict[str, Any] = {
-            "BLOCK_T": block_t,
-            "BLOCK_E": block_e,
-            "BLOCK_K": triton.next_power_of_2(formula.top_k),
-            "BLOCK_G": triton.next_power_of_2(max(formula.num_groups, 1)),
-        }
-        numbers = (num_tokens, parts.shape[0], formula.epsilon, formula.scale)
-        grid = (triton.cdiv(num_tokens, block_t),)
+        numbers = (num_tokens, parts.shape[0], float(formula.epsilon), float(formula.scale))
+        grid = (triton.cdiv(num_tokens, blocks["BLOCK_T"]),)
         _decide[grid](parts, bias, selection_bias, *routed, *numbers, **options, **blocks, num_warps=8)
     if not is_alone:
         plan = (routed.slot_of_row, routed.token_of_row, routed.row_order, routed.expert_offsets)
         fill_plan(routed.expert_ids, *plan)
+
+
+def _choose_blocks(num_tokens: int, num_experts: int, formula: RouterFormula) -> dict[str, int]:
+    """The powers of 2 in which `_decide` works: tokens of a program, experts, choices, groups."""
+    block_e = max(16, triton.next_power_of_2(num_experts))
+    return {
+        "BLOCK_T": triton.next_power_of_2(min(num_tokens, _MOST_TOKENS_AT_ONCE, max(1, _TABLE // block_e))),
+        "BLOCK_E": block_e,
+        "BLOCK_K": triton.next_power_of_2(formula.top_k),
+        "BLOCK_G": triton.next_power_of_2(max(formula.num_groups, 1)),
+    }
 
 
 def _describe(formula: RouterFormula, num_experts: int, dtype: torch.dtype, *, is_alone: bool) -> dict[str, Any]:
