@@ -8,7 +8,7 @@ from torch import Tensor
 
 import headgate.integrations.transformers as integration
 from headgate.errors import InputError
-from headgate.integrations.transformers.recorded_shape import shape_of
+from headgate.integrations.transformers.recorded_shape import count_experts, shape_of
 from headgate.integrations.transformers.sites import find_sites
 from headgate.observe.reader import load_trace
 from headgate.observe.trace import RoutingTrace
@@ -155,7 +155,7 @@ def test_the_shape_of_a_model(name, d_ff, num_expert, num_shared):
     assert (shape.d_model, shape.d_ff, shape.num_layers, shape.vocab_size) == (32, d_ff, 2, zoo.VOCABULARY)
     assert shape.num_expert_parameters == num_expert
     assert shape.num_shared_parameters == num_shared
-    assert shape.num_routed_parameters == len(sites) * zoo.NUM_EXPERTS * num_expert
+    assert shape.num_routed_parameters == len(sites) * count_experts(sites[0]) * num_expert
     parts = shape.num_routed_parameters + shape.num_shared_parameters + shape.num_other_parameters
     assert parts == shape.num_parameters == sum(p.numel() for p in model.parameters())
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from headgate.errors import ArtifactError, InputError
+from headgate.integrations.transformers.hub import reading_options
 from headgate.integrations.transformers.inspection import load_config
 from headgate.integrations.transformers.norms import measure_norms
 from headgate.integrations.transformers.provenance import describe_recording
@@ -53,9 +54,10 @@ def load_model(name: str) -> tuple[nn.Module, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     load_config(name)
+    options = reading_options(name)
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(name, dtype="auto")
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        model: Any = AutoModelForCausalLM.from_pretrained(name, dtype="auto", **options)
+        tokenizer = AutoTokenizer.from_pretrained(name, **options)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ArtifactError(f"{name} can't be loaded: {lines[0]}; it needs weights and a tokenizer") from error
