@@ -14,7 +14,7 @@ from torch import nn
 from headgate.errors import ArtifactError, InputError
 from headgate.integrations.transformers.hub import reading_options
 from headgate.integrations.transformers.inspection import load_config
-from headgate.integrations.transformers.norms import measure_norms
+from headgate.integrations.transformers.norms import describe_unmeasured, measure_norms
 from headgate.integrations.transformers.provenance import describe_recording
 from headgate.integrations.transformers.recording import make_trace
 from headgate.integrations.transformers.resume import Begun
@@ -123,6 +123,8 @@ def prepare_recording(
         InputError: no MoE layer, no text, or no room for what is to be generated.
     """
     model, tokenizer = load_model(name)
+    for line in describe_unmeasured(model) if options.norms else ():
+        warn(line)
     room = context_length(model, generate=options.generate)
     summary = summarise_sequences(split_texts(tokenizer, texts(warn), max_length=room, warn=warn))
     metadata = describe_recording(model, tokenizer, name=name, text_hash=summary.text_hash, options=options.to_dict())

@@ -83,7 +83,7 @@ def wire_of(site: Site) -> Wire:
 
 def is_plain(site: Site) -> bool:
     """Whether a place's module is called with (hidden states, ids, weights) and returns the experts' sum."""
-    return site.class_name not in _WIRES
+    return site.class_name not in _WIRES or site.class_name == "ZayaExperts"
 
 
 def find_shared_experts(block: nn.Module) -> dict[str, nn.Module]:
@@ -212,7 +212,8 @@ def _write_zaya(experts: Any, values: Arguments, choice: Choice) -> Arguments:
 def _logits_of_doge(result: Tensor | tuple[Tensor, Choice]) -> Tensor:
     """[T, E]: the sum of an expert's two keys, which the block ranks."""
     first, second = _halves(result[0] if isinstance(result, tuple) else result)
-    return (first.unsqueeze(-1) + second.unsqueeze(-2)).flatten(1)
+    sums: Tensor = first.unsqueeze(-1) + second.unsqueeze(-2)
+    return sums.flatten(1)
 
 
 def _halves(logits: Tensor) -> Tensor:
@@ -253,8 +254,13 @@ def _forward_doge(block: Any, hidden_states: Float[Tensor, "B S D"], **kwargs: A
     hidden = torch.matmul(down, hidden_states.view(num_tokens, -1, 1)).view(num_tokens, -1)
     hidden = block.act_fn(hidden) * choice.combine_weights
     routed = torch.matmul(hidden.view(num_tokens, 1, -1), up).view_as(hidden_states)
-    dense = block.down_proj(block.act_fn(block.gate_proj(hidden_states)) * block.up_proj(hidden_states))
-    return dense + routed, logits
+    return run_doge_dense(block, hidden_states) + routed, logits
+
+
+def run_doge_dense(block: Any, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+    """The MLP that every token of a Doge block meets, beside its experts."""
+    y: Tensor = block.down_proj(block.act_fn(block.gate_proj(x)) * block.up_proj(x))
+    return y
 
 
 def _one_hot(ids: Int[Tensor, " T"], num_experts: int) -> Tensor:
