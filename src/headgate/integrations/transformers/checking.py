@@ -88,7 +88,7 @@ def load_checkpoint(name: str) -> tuple[nn.Module, Any]:
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(name, dtype="auto", **options)
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = str(error).strip().splitlines()[0].rstrip(".")
         raise ArtifactError(f"{name} can't be loaded: {reason}; it needs weights of a causal language model") from error
     require_sites(model)
     try:

@@ -330,7 +330,7 @@ _NOTES: Mapping[str, str] = MappingProxyType(
         "laguna": "the logits are soft-capped before the sigmoid; a tap records them capped",
         "zaya": (
             "an MLP makes the logits, with a state that passes from layer to layer; a token that chooses what computes "
-            "nothing skips the experts, with the weight 0"
+            "nothing skips the experts, with the weight 0, where a layer of Headgate's returns its weighted input"
         ),
         "muse_spark_text": "the logits are multiplied by output_multiplier; a tap records them multiplied",
     }

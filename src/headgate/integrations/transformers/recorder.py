@@ -60,7 +60,9 @@ def load_model(name: str) -> tuple[nn.Module, Any]:
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ArtifactError(f"{name} can't be loaded: {lines[0]}; it needs weights and a tokenizer") from error
+        raise ArtifactError(
+            f"{name} can't be loaded: {lines[0].rstrip('.')}; it needs weights and a tokenizer"
+        ) from error
     require_sites(model)
     return model.eval(), tokenizer
 
