@@ -99,3 +99,17 @@ def test_a_quantised_checkpoint_is_said_to_keep_its_own_code(method, save):
     config = transformers.GptOssConfig(num_hidden_layers=2, quantization_config={"quant_method": method})
     line = invoke(save(config), "-q").stdout
     assert f"theirs where the experts are quantised ({method}), which keep their own code; else headgate" in line
+
+
+@pytest.mark.parametrize("verb", ["inspect", "size", "trace"])
+def test_a_hub_id_without_a_connection_is_an_error_at_once(verb, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # refuses at once
+    options = ["--text", "a", "-o", str(tmp_path / "a.safetensors")] if verb == "trace" else []
+    monkeypatch.setattr("sys.argv", ["headgate", verb, "someone/no-such-model", *options])
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail(f"waits {seconds} s to ask again"))
+    with pytest.raises(SystemExit) as stop:
+        run()
+    assert stop.value.code == 1
+    error = capsys.readouterr().err
+    assert "there is no model 'someone/no-such-model' to read: We couldn't connect" in error
+    assert error.count("\n") == 1

@@ -265,10 +265,10 @@ def test_expert_choice_and_unknown_formulas_have_no_margin():
     with headgate.tap(layer) as tape:
         layer(torch.randn(1, 8, 8))
     assert routing_values(layer, tape).keys() == KEYS - {"routing/margin", "routing/margin_worst"}
-    zaya = zoo.build("zaya")
-    with headgate.tap(zaya) as tape, torch.no_grad():
-        zaya(**zoo.example_inputs(zaya))
-    assert "routing/margin" not in routing_values(zaya, tape)
+    unrouted = zoo.build("vitpose_backbone")
+    with headgate.tap(unrouted) as tape, torch.no_grad():
+        unrouted(**zoo.example_inputs(unrouted))
+    assert "routing/margin" not in routing_values(unrouted, tape)
 
 
 def test_the_numbers_at_balance_at_collapse_and_without_rows():

@@ -89,8 +89,8 @@ def test_evaluation_is_left_alone():
 
 
 def test_what_cannot_be_balanced_is_named():
-    with pytest.raises(InputError, match=r"model \(=ZayaForCausalLM\) has no layer to balance: the router is an MLP"):
-        integration.balance(zoo.build("zaya"))
+    with pytest.raises(InputError, match=r"model \(=DogeForCausalLM\) has no layer to balance: its weights can't be"):
+        integration.balance(zoo.build("doge"))
 
 
 def test_training_with_it_balances_a_collapsed_router():

@@ -19,7 +19,10 @@ def test_a_composite_model_is_described_by_its_text_model():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (transformers.ZayaConfig(), r"model_type \(='zaya'\) has a router that no RouterSpec describes: the router is"),
+        (
+            transformers.VitPoseBackboneConfig(),
+            r"'vitpose_backbone'\) has a router that no RouterSpec describes: there is no",
+        ),
         (transformers.LlamaConfig(), r"model_type \(='llama'\) is no MoE architecture whose router is known; write"),
         (transformers.DeepseekV4Config(), r"model_type \(='deepseek_v4'\) routes its first layers by token id"),
         (transformers.HunYuanMoEV1Config(moe_topk=[1, 2]), r"top_k of 'hunyuan_v1_moe' differ between"),
@@ -52,7 +55,7 @@ def test_ids_alone_are_announced():
         ),
         (
             preset("longcat_flash", num_experts=4, num_zero_experts=2, top_k=2),
-            "softmax over the experts; the best 2 of 6, with a selection bias, 2 of them return their input; "
+            "softmax over the experts; the best 2 of 6, with a selection bias, 2 of them without work; "
             "weights as they are; times 6",
             "s = softmax(z); S = top2(s + b); w = 6 s[S]",
         ),

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 from transformers.integrations.finegrained_fp8 import ALL_FP8_EXPERTS_FUNCTIONS, FP8Experts
 from transformers.integrations.moe import (
@@ -20,6 +20,7 @@ from compare import assert_close
 from headgate.errors import BackendError, InputError
 from headgate.integrations.transformers.backend import experts_forward
 from headgate.integrations.transformers.gates import known_function
+from headgate.integrations.transformers.provenance import hash_weights
 from headgate.integrations.transformers.sites import find_sites
 from headgate.kernels.function import ExpertFunction
 from integrations import zoo
@@ -143,7 +144,7 @@ def test_quantised_experts_keep_their_own_code_and_so_do_those_that_share_their_
     assert table.num_switched == 0
     assert table.layers[1].reason == "quantised experts (torch.int8), which keep their own code"
     assert table.layers[0].reason.startswith("shares its configuration with model.layers.1.mlp.experts: quantised")
-    with pytest.raises(BackendError, match=r"MixtralExperts.gate_up_proj \(=torch.int8\) must be a plain floating"):
+    with pytest.raises(BackendError, match=r"MixtralExperts.gate_up_proj \(=torch.int8\) must be of a plain floating"):
         experts_forward(experts, torch.zeros(1, 32), torch.zeros(1, 2, dtype=torch.int64), torch.ones(1, 2))
 
 
@@ -218,6 +219,50 @@ def test_it_compiles_in_one_graph(name, uninstrumented):
     compiled = torch.compile(lambda *call: forward(experts, *call), backend="aot_eager", fullgraph=True)
     with torch.no_grad():
         assert torch.equal(compiled(x, ids, weights), forward(experts, x, ids, weights))
+
+
+class Int8Weight(Tensor):
+    """What torchao makes of a weight: integers and a scale, in a tensor that passes for a floating one."""
+
+    @staticmethod
+    def __new__(cls, integers: Tensor, scale: Tensor) -> Int8Weight:
+        return Tensor._make_wrapper_subclass(cls, integers.shape, dtype=scale.dtype)
+
+    def __init__(self, integers: Tensor, scale: Tensor) -> None:
+        self.integers, self.scale = integers, scale
+
+    def __tensor_flatten__(self) -> tuple[list[str], None]:
+        return ["integers", "scale"], None
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.detach.default:
+            return cls(args[0].integers, args[0].scale)
+        plain = [one.integers * one.scale if isinstance(one, cls) else one for one in args]
+        return function(*plain, **(kwargs or {}))
+
+
+def test_experts_whose_quantised_weights_pass_for_floating_ones_keep_their_own_code():
+    model = zoo.build("mixtral")
+    for site in find_sites(model):
+        weight = site.module.down_proj.detach()
+        scale = weight.abs().amax(-1, keepdim=True) / 127
+        packed = Int8Weight((weight / scale).round().to(torch.int8), scale)
+        site.module.down_proj = nn.Parameter(packed, requires_grad=False)
+    inputs = zoo.example_inputs(model)
+    with torch.no_grad():
+        expected = model(**inputs).logits
+    table = integration.accelerate(model)
+    assert {layer.reason for layer in table.layers} == {"quantised experts (Int8Weight), which keep their own code"}
+    with torch.no_grad(), integration.tap(model) as tape:
+        assert torch.equal(model(**inputs).logits, expected)
+    assert len(tape.passes) == 1
+    before = hash_weights(model)
+    find_sites(model)[0].module.down_proj.data.integers[0, 0, 0] += 1
+    assert hash_weights(model) != before
+    model.set_experts_implementation("headgate")
+    with pytest.raises(BackendError, match=r"MixtralExperts.down_proj \(=Int8Weight\) must be of a plain"):
+        model(**inputs)
 
 
 def test_experts_with_an_interface_of_their_own_keep_it_and_their_neighbours_too():

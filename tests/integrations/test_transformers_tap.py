@@ -275,6 +275,9 @@ def test_replay_refuses_what_does_not_fit():
         model(IDS[:1, :2])
     with pytest.raises(InputError, match=r"the trace names model.layers.0.mlp.experts, .* which the model \(=Llama4"):
         integration.replay(zoo.build("llama4"), trace).__enter__()
+    more = dataclasses.replace(trace, topk_ids=trace.topk_ids + zoo.NUM_EXPERTS)
+    with pytest.raises(InputError, match=r"the trace has expert 15 in model.layers.0.mlp.experts, .* choose 0 to 7;"):
+        integration.replay(model, more).__enter__()
     doge = zoo.build("doge")
     trace = record(doge)
     doge.model.layers[0].mlp.forward = doge.model.layers[0].mlp.forward

@@ -113,6 +113,7 @@ OWN: Mapping[str, Mapping[str, Any]] = {
         "attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0},
         "ffn_config": {"ffn_hidden_size": D_FF, "moe_num_experts": NUM_EXPERTS, "moe_top_k": TOP_K},
     },
+    "doge": {"num_experts": 9},  # a square: the product of its keys
     "glm4v_moe": {"rope_parameters": {**ROPE, "partial_rotary_factor": 1.0, "mrope_section": [2, 1, 1]}},
     "glm5_next": {"index_kpool": 4, "qk_rope_head_dim": 0},
     "granitemoehybrid": HYBRID,

@@ -302,7 +302,9 @@ def test_dropped_tokens_are_zero_and_say_why():
     assert not y[2:].any()
 
 
-@pytest.mark.parametrize("name", ["mixtral", "deepseek_v3", "gpt_oss", "llama4", "granitemoe", "deepseek_v4"])
+@pytest.mark.parametrize(
+    "name", ["mixtral", "deepseek_v3", "gpt_oss", "llama4", "granitemoe", "deepseek_v4", "longcat_flash"]
+)
 def test_dropless_top_k_compiles_without_a_graph_break(name, uninstrumented):
     library = uninstrumented("headgate")
     torch.manual_seed(0)

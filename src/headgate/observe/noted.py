@@ -23,7 +23,7 @@ class NotedLayer:
         path: module path, "" where it isn't noted. It may hold anything: show it escaped.
         spec: the router; None where none is noted, or one that this version can't read.
         num_experts: experts with weights.
-        num_zero_experts: further ones that return their input.
+        num_zero_experts: further ones without weights and work, such as the identity.
         top_k: K, the most choices of a token.
         num_shared: experts that run for every token; None where it isn't noted.
     """

@@ -65,7 +65,7 @@ def _selection_in_words(spec: RouterSpec) -> str:
     if spec.group_limit is not None:
         details.append(f"within {spec.group_limit.num_kept} of {spec.group_limit.num_groups} groups")
     if spec.num_zero_experts:
-        details.append(f"{spec.num_zero_experts} of them return their input")
+        details.append(f"{spec.num_zero_experts} of them without work")
     return ", ".join([best, *details])
 
 

@@ -55,7 +55,7 @@ def run_jetmoe(self: Any, layer_input: Float[Tensor, "B S D"]) -> Float[Tensor, 
     )
     routed = Routed(x=tokens, plan=plan, combine_weights=gates[row_order].view(-1, top_k))
     weights = ExpertWeights(up=self.input_linear.weight, down=self.output_linear.weight)
-    return _run_gated(self, routed, weights).view_as(layer_input) + self.bias
+    return run_gated(self, routed, weights).view_as(layer_input) + self.bias
 
 
 def run_llama4(self: Any, hidden_states: Float[Tensor, "*B D"]) -> tuple[Float[Tensor, "T D"], Float[Tensor, "T E"]]:
@@ -64,15 +64,22 @@ def run_llama4(self: Any, hidden_states: Float[Tensor, "*B D"]) -> tuple[Float[T
     scores, logits = self.router(tokens)
     # What wasn't chosen has the score 0, so the best K are the chosen, or as good as them.
     weights_of_slots, expert_ids = scores.topk(self.top_k, dim=1)
-    slots = (tokens[:, None] * weights_of_slots[..., None]).flatten(0, 1)
+    y = run_llama4_slots(self, tokens, expert_ids, weights_of_slots)
+    return self.shared_expert(tokens) + y.sum(dim=1), logits
+
+
+def run_llama4_slots(
+    block: Any, tokens: Float[Tensor, "T D"], expert_ids: Int[Tensor, "T K"], weights: Float[Tensor, "T K"]
+) -> Float[Tensor, "T K D"]:
+    """What each choice of Llama 4 adds to its token."""
+    slots = (tokens[:, None] * weights[..., None]).flatten(0, 1)
     routed = Routed(
         x=slots,
-        plan=plan_all(expert_ids.reshape(-1, 1), self.num_experts),
+        plan=plan_all(expert_ids.reshape(-1, 1), block.num_experts),
         combine_weights=slots.new_ones((len(slots), 1)),
     )
-    weights = ExpertWeights(up=self.experts.gate_up_proj.transpose(1, 2), down=self.experts.down_proj.transpose(1, 2))
-    y = _run_gated(self.experts, routed, weights).view(*expert_ids.shape, -1)
-    return self.shared_expert(tokens) + y.sum(dim=1), logits
+    up, down = (weight.transpose(1, 2) for weight in (block.experts.gate_up_proj, block.experts.down_proj))
+    return run_gated(block.experts, routed, ExpertWeights(up=up, down=down)).view(*expert_ids.shape, -1)
 
 
 def run_longcat(
@@ -84,7 +91,7 @@ def run_longcat(
     """LongCat-Flash: ids from `num_routed_experts` on return their input; rows of the weights for them are unused."""
     routed = Routed(x=hidden_states, plan=plan_all(top_k_index, self.total_experts), combine_weights=top_k_weights)
     weights = ExpertWeights(up=self.gate_up_proj[: self.num_routed_experts], down=self.down_proj)
-    return _run_gated(self, routed, weights)
+    return run_gated(self, routed, weights)
 
 
 def run_step(
@@ -95,10 +102,11 @@ def run_step(
 ) -> Float[Tensor, "T D"]:
     """Step-3.7: as the experts interface, which it doesn't use; some layers clamp after the activation."""
     routed = Routed(x=hidden_states, plan=plan_all(top_k_index, self.num_experts), combine_weights=top_k_weights)
-    return _run_gated(self, routed, ExpertWeights(up=self.gate_up_proj, down=self.down_proj))
+    return run_gated(self, routed, ExpertWeights(up=self.gate_up_proj, down=self.down_proj))
 
 
-def _run_gated(experts: Any, routed: Routed, weights: ExpertWeights) -> Float[Tensor, "T D"]:
+def run_gated(experts: Any, routed: Routed, weights: ExpertWeights) -> Float[Tensor, "T D"]:
+    """Run experts with a gate outside the interface: in one pass where the kernel has their function."""
     function = known_function(experts)
     if function is not None:
         return run_known_function(routed, weights, function)

@@ -99,15 +99,37 @@ def read_weights(experts: Any, tensors: Mapping[str, Tensor] | None = None) -> E
     tensors = tensors or {name: weight for name in WEIGHT_NAMES if (weight := getattr(experts, name, None)) is not None}
     name = "gate_up_proj" if experts.has_gate else "up_proj"
     up, down = tensors[name], tensors["down_proj"]
-    if up.dtype not in FLOATS or down.dtype not in FLOATS:
-        raise BackendError(
-            f"{type(experts).__name__}.{name} (={up.dtype}) must be a plain floating dtype for the backend {NAME!r}; "
-            "quantised experts keep the backend that they came with: load them without experts_implementation"
-        )
+    _require_plain(experts, name, up)
+    _require_plain(experts, "down_proj", down)
     if experts.is_transposed:
         up, down = up.transpose(1, 2), down.transpose(1, 2)
     biases = (tensors[f"{name}_bias"], tensors["down_proj_bias"]) if experts.has_bias else (None, None)
     return ExpertWeights(up=up, down=down, up_bias=biases[0], down_bias=biases[1])
+
+
+def is_quantised(weight: Tensor) -> bool:
+    """Whether a weight is packed: by its dtype, or as a tensor made of others that passes for a floating one."""
+    if weight.dtype not in FLOATS:
+        return True
+    if not hasattr(type(weight), "__tensor_flatten__"):
+        return False
+    from torch.distributed.tensor import DTensor  # a shard, which is made of another tensor, too
+
+    return not isinstance(weight, DTensor)
+
+
+def describe_dtype(weight: Tensor) -> str:
+    """What a weight is stored as: its dtype, or the name of the class that packs it."""
+    return str(weight.dtype) if weight.dtype not in FLOATS else type(weight).__name__
+
+
+def _require_plain(experts: Any, name: str, weight: Tensor) -> None:
+    if is_quantised(weight):
+        raise BackendError(
+            f"{type(experts).__name__}.{name} (={describe_dtype(weight)}) must be of a plain floating dtype for the "
+            f"backend {NAME!r}; quantised experts keep the backend that they came with: load them without "
+            "experts_implementation"
+        )
 
 
 def run_known_function(routed: Routed, weights: ExpertWeights, function: ExpertFunction) -> Float[Tensor, "T D"]:

@@ -13,6 +13,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from headgate.errors import ArtifactError, InputError
+from headgate.integrations.transformers.hub import reading_options
 from headgate.integrations.transformers.inspection import load_config
 from headgate.integrations.transformers.recording import known_specs, make_trace
 from headgate.integrations.transformers.tap import Tape, require_sites, tap
@@ -83,14 +84,15 @@ def load_checkpoint(name: str) -> tuple[nn.Module, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     load_config(name)
+    options = reading_options(name)
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(name, dtype="auto")
+        model: Any = AutoModelForCausalLM.from_pretrained(name, dtype="auto", **options)
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = str(error).strip().splitlines()[0].rstrip(".")
         raise ArtifactError(f"{name} can't be loaded: {reason}; it needs weights of a causal language model") from error
     require_sites(model)
     try:
-        return model.eval(), AutoTokenizer.from_pretrained(name)
+        return model.eval(), AutoTokenizer.from_pretrained(name, **options)
     except (OSError, ValueError, KeyError):  # what transformers raises where there is none
         return model.eval(), None
 

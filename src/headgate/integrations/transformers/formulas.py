@@ -6,6 +6,7 @@ records, each spec gives the model's own ids and weights. `Formula.gives` says w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -265,6 +266,10 @@ _FORMULAS: Mapping[str, _Make] = MappingProxyType(
         "beam": lambda c: _sigmoid_groups(c, scale=1.0),
         "cohere2_moe": _cohere,
         "dbrx": _dbrx,
+        # Of a number that is no square the experts beyond the product of the keys are never chosen.
+        "doge": lambda c: _softmax_over_chosen_in_model_dtype(
+            c, num_experts=math.isqrt(c.num_experts) ** 2, linear_bias=False
+        ),
         "deepseek_v4": lambda c: preset("deepseek_v4", **_sizes(c), scale=c.routed_scaling_factor),
         "deepseek_v4_hash": lambda c: preset(
             "deepseek_v4_hash", **_sizes(c), scale=c.routed_scaling_factor, vocab_size=c.vocab_size
@@ -298,6 +303,14 @@ _FORMULAS: Mapping[str, _Make] = MappingProxyType(
             "phimoe", num_experts=c.num_local_experts, top_k=2, sparsemixer_jitter=c.router_jitter_noise
         ),
         "switch_transformers": _switch,
+        "zaya": lambda c: RouterSpec(
+            **_sizes(c),
+            num_zero_experts=1,
+            selection_bias=True,
+            linear_dtype="model",
+            score_dtype="model",
+            normalise="none",
+        ),
     }
 )
 
@@ -309,16 +322,22 @@ _NOTES: Mapping[str, str] = MappingProxyType(
         "inkling_text": _SHARED_SUM,
         **dict.fromkeys(_GEMMA_NAMES, f"the router norms and scales its input first; {_PER_EXPERT}"),
         "axk2": "an expert of a masked group that is chosen after all keeps its weight in the model, and loses it here",
+        "doge": (
+            "an expert's logit is the sum of two keys' logits; a forward pass of several tokens reads the keys across "
+            "tokens, so that a choice depends on later ones"
+        ),
         "deepseek_v4_hash": "ids come from a table of token ids (tid2eid), not from the logits",
         "laguna": "the logits are soft-capped before the sigmoid; a tap records them capped",
+        "zaya": (
+            "an MLP makes the logits, with a state that passes from layer to layer; a token that chooses what computes "
+            "nothing skips the experts, with the weight 0, where a layer of Headgate's returns its weighted input"
+        ),
         "muse_spark_text": "the logits are multiplied by output_multiplier; a tap records them multiplied",
     }
 )
 
 _UNKNOWABLE: Mapping[str, str] = MappingProxyType(
     {
-        "doge": "product keys: the best sums of two halves' logits, and the halves mix tokens",
         "vitpose_backbone": "there is no router: the caller names the expert by its data set",
-        "zaya": "the router is an MLP with a state that passes from layer to layer, and one class skips the experts",
     }
 )

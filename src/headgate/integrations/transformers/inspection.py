@@ -12,6 +12,7 @@ from torch import nn
 
 from headgate.errors import ArtifactError, InputError, SpecError
 from headgate.integrations.transformers.formulas import Formula, formula_from_config
+from headgate.integrations.transformers.hub import reading_options
 from headgate.integrations.transformers.recorded_shape import count_experts
 from headgate.integrations.transformers.sites import Site, find_sites
 from headgate.integrations.transformers.switch import LayerBackend, plan_switch
@@ -100,7 +101,7 @@ def load_config(model: str) -> Any:
     if path.suffix == ".json" and not path.is_file():
         raise ArtifactError(f"there is no file {model}; check the path")
     try:
-        return AutoConfig.from_pretrained(model)
+        return AutoConfig.from_pretrained(model, **reading_options(model))
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ArtifactError(

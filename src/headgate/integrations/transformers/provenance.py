@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from headgate.errors import InputError
 from headgate.integrations.transformers.sites import find_sites
 from headgate.integrations.transformers.wires import find_router
 
-_FIXED = ("model", "revision", "config_hash", "router_hash", "tokenizer_hash", "dtype", "text_hash", "options")
+_FIXED = ("model", "revision", "config_hash", "weights_hash", "tokenizer_hash", "dtype", "text_hash", "options")
 """What must be the same when a recording goes on."""
 
 
@@ -39,7 +39,7 @@ def describe_recording(
         "model": name,
         "revision": getattr(config, "_commit_hash", None),
         "config_hash": _hash(config.to_json_string().encode()),
-        "router_hash": hash_routers(model),
+        "weights_hash": hash_weights(model),
         "tokenizer_hash": hash_tokenizer(tokenizer),
         "text_hash": text_hash,
         "options": dict(options),
@@ -77,14 +77,46 @@ def hash_tokenizer(tokenizer: Any) -> str:
     return _hash(json.dumps(tokenizer.get_vocab(), sort_keys=True).encode())
 
 
-def hash_routers(model: torch.nn.Module) -> str:
-    """SHA-256 of all routers' weights: models with equal routers and configurations are taken for the same."""
+def hash_weights(model: torch.nn.Module) -> str:
+    """SHA-256 of a model's weights: of the routers' whole, and of up to 1021 numbers spread over every other tensor.
+
+    So it takes seconds for a large model, and finds any training, rounding or exchange of weights; what it can't see is
+    a change to a few numbers of one tensor alone.
+    """
+    routers = [router for site in find_sites(model) if (router := find_router(model, site)) is not None]
+    whole = {id(tensor) for _, router in routers for tensor in (*router.parameters(), *router.buffers())}
     found = hashlib.sha256()
-    for site in find_sites(model):
-        router = find_router(model, site)
-        for tensor in () if router is None else router[1].state_dict().values():
-            found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        found.update(name.encode())
+        for part in _plain_tensors(tensor.detach()):
+            found.update(_bytes_of(part if id(tensor) in whole else _sample(part)))
     return found.hexdigest()
+
+
+_SAMPLES = 1021
+"""A prime, so that the places have no common step with the axes of a matrix."""
+
+
+def _plain_tensors(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """A tensor itself, or those that a quantised one consists of."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        yield tensor
+        return
+    names, _ = tensor.__tensor_flatten__()
+    for name in names:
+        yield from _plain_tensors(getattr(tensor, name))
+
+
+def _sample(tensor: torch.Tensor) -> torch.Tensor:
+    """Numbers at even distances, read where they lie."""
+    if tensor.numel() <= _SAMPLES:
+        return tensor
+    places = torch.arange(_SAMPLES, device=tensor.device) * tensor.numel() // _SAMPLES
+    return tensor[torch.unravel_index(places, tensor.shape)]
+
+
+def _bytes_of(tensor: torch.Tensor) -> bytes:
+    return tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
 def _hash(content: bytes) -> str:

@@ -17,6 +17,9 @@ _SHARED = ("n_shared_experts", "num_shared_experts", "moe_num_shared_experts")
 _NOT_EXPERTS = re.compile(r"(router|gate|shared\w*)\.")
 """Children of a block that is called as a whole, and are no routed experts."""
 
+_SKIPPING_CHOICES = {"ZayaExperts": 1}
+"""Choices of a class's router that its experts do not count: a token that gets one skips them."""
+
 
 def shape_of(model: nn.Module, sites: Sequence[Site]) -> RecordedShape | None:
     """Measure a model; None where an expert's weights are packed, so that their numbers count something else.
@@ -58,7 +61,12 @@ def count_experts(site: Site) -> int:
     names = ("total_experts", "num_experts")
     holders = (site.module, getattr(site.module, "router", None))
     found = [getattr(holder, name) for holder in holders for name in names if hasattr(holder, name)]
-    return int(found[0])
+    return int(found[0]) + _SKIPPING_CHOICES.get(site.class_name, 0)
+
+
+def count_zero_experts(site: Site) -> int:
+    """Choices that have no weights, as the module or its class says."""
+    return int(getattr(site.module, "zero_expert_num", None) or _SKIPPING_CHOICES.get(site.class_name, 0))
 
 
 def count_shared_experts(model: nn.Module, site: Site) -> int:
@@ -71,7 +79,7 @@ def count_shared_experts(model: nn.Module, site: Site) -> int:
 
 def _num_routed(site: Site) -> int:
     """E of a place, of experts that have weights."""
-    return int(getattr(site.module, "num_routed_experts", count_experts(site)))
+    return count_experts(site) - count_zero_experts(site)
 
 
 def _routed_parameters(site: Site) -> list[nn.Parameter]:

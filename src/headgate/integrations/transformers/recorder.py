@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from headgate.errors import ArtifactError, InputError
+from headgate.integrations.transformers.hub import reading_options
 from headgate.integrations.transformers.inspection import load_config
-from headgate.integrations.transformers.norms import measure_norms
+from headgate.integrations.transformers.norms import describe_unmeasured, measure_norms
 from headgate.integrations.transformers.provenance import describe_recording
 from headgate.integrations.transformers.recording import make_trace
 from headgate.integrations.transformers.resume import Begun
@@ -53,12 +54,15 @@ def load_model(name: str) -> tuple[nn.Module, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     load_config(name)
+    options = reading_options(name)
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(name, dtype="auto")
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        model: Any = AutoModelForCausalLM.from_pretrained(name, dtype="auto", **options)
+        tokenizer = AutoTokenizer.from_pretrained(name, **options)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ArtifactError(f"{name} can't be loaded: {lines[0]}; it needs weights and a tokenizer") from error
+        raise ArtifactError(
+            f"{name} can't be loaded: {lines[0].rstrip('.')}; it needs weights and a tokenizer"
+        ) from error
     require_sites(model)
     return model.eval(), tokenizer
 
@@ -121,6 +125,8 @@ def prepare_recording(
         InputError: no MoE layer, no text, or no room for what is to be generated.
     """
     model, tokenizer = load_model(name)
+    for line in describe_unmeasured(model) if options.norms else ():
+        warn(line)
     room = context_length(model, generate=options.generate)
     summary = summarise_sequences(split_texts(tokenizer, texts(warn), max_length=room, warn=warn))
     metadata = describe_recording(model, tokenizer, name=name, text_hash=summary.text_hash, options=options.to_dict())

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from headgate.errors import InputError, SpecError
 from headgate.flow import NO_EXPERT
 from headgate.integrations.transformers.formulas import Formula, formula_from_config
+from headgate.integrations.transformers.recorded_shape import count_experts
 from headgate.integrations.transformers.sites import Site
 from headgate.integrations.transformers.tap import positional, require_sites
 from headgate.integrations.transformers.wires import Choice, Wire, find_router, wire_of
@@ -40,8 +41,9 @@ def replay(model: nn.Module, trace: RoutingTrace, *, weights: Weights = "own") -
             others. "recorded": the trace's, as constants without a gradient; in a file they are rounded to float16.
 
     Raises:
-        InputError: a recorded layer is not in the model, has weights that no formula gives, is called with other
-            numbers of tokens than were recorded, or has a forward of other code where a replay needs its own.
+        InputError: a recorded layer is not in the model, has experts that the model lacks or weights that no formula
+            gives, is called with other numbers of tokens than were recorded, or has a forward of other code where a
+            replay needs its own.
     """
     stance = torch.compiler.set_stance("force_eager") if any(map(is_compiled, model.modules())) else nullcontext()
     model = getattr(model, "_orig_mod", model)
@@ -52,7 +54,9 @@ def replay(model: nn.Module, trace: RoutingTrace, *, weights: Weights = "own") -
             if weights == "recorded" and trace.topk_weights is None:
                 raise InputError("topk_weights (=None) must be in the trace for weights='recorded'; record them too")
             spec = require_formula(model, site) if weights == "own" else None
-            stack.enter_context(_replaced(model, site, _Reel(site.path, trace, row, spec)))
+            reel = _Reel(site.path, trace, row, spec)
+            _require_known(reel, count_experts(site) if spec is None else spec.num_choices)
+            stack.enter_context(_replaced(model, site, reel))
         yield
 
 
@@ -73,6 +77,15 @@ def _rows(trace: RoutingTrace, sites: list[Site], name: str) -> list[tuple[Site,
             f"has experts in {sorted(by_index)[:8]}; replay a trace of this model"
         )
     return [(by_index[index], row) for row, index in enumerate(recorded)]
+
+
+def _require_known(reel: _Reel, num_choices: int) -> None:
+    largest = int(reel.ids.max()) if reel.ids.numel() else 0
+    if largest >= num_choices:
+        raise InputError(
+            f"the trace has expert {largest} in {reel.path}, whose router can choose 0 to {num_choices - 1}; "
+            "replay a trace of this model"
+        )
 
 
 def require_formula(model: nn.Module, site: Site) -> RouterSpec:

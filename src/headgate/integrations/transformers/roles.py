@@ -7,7 +7,7 @@ from collections import Counter
 
 from torch import nn
 
-from headgate.integrations.transformers.recorded_shape import count_experts
+from headgate.integrations.transformers.recorded_shape import count_experts, count_zero_experts
 from headgate.integrations.transformers.sites import Site
 from headgate.planning.parameters import Role, WeightGroup
 
@@ -133,15 +133,10 @@ def num_choices(site: Site) -> int:
     return count_experts(site)
 
 
-def num_zero_experts(site: Site) -> int:
-    """Choices that have no weights, as the module says."""
-    return int(getattr(site.module, "zero_expert_num", None) or 0)
-
-
 def used_shape(parameter: nn.Parameter, site: Site, num_experts: int) -> tuple[int, ...]:
     """A stack's shape without the rows that transformers allocates for zero-compute experts and never reads."""
     shape = tuple(parameter.shape)
-    is_padded = num_zero_experts(site) > 0 and shape[0] == num_choices(site)
+    is_padded = count_zero_experts(site) > 0 and shape[0] == num_choices(site)
     return (num_experts, *shape[1:]) if is_padded else shape
 
 

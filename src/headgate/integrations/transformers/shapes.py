@@ -13,8 +13,8 @@ from headgate.errors import ArtifactError, InputError, SpecError
 from headgate.integrations.transformers.cache_probe import probe_cache
 from headgate.integrations.transformers.formulas import formula_from_config
 from headgate.integrations.transformers.inspection import build_on_meta, load_config
-from headgate.integrations.transformers.recorded_shape import count_experts
-from headgate.integrations.transformers.roles import Classifier, num_zero_experts, used_shape, weight_of
+from headgate.integrations.transformers.recorded_shape import count_experts, count_zero_experts
+from headgate.integrations.transformers.roles import Classifier, used_shape, weight_of
 from headgate.integrations.transformers.sites import Site, find_sites
 from headgate.planning.catalogue import CatalogueEntry, Published, find_model, suggest_models
 from headgate.planning.formats import FORMATS
@@ -22,9 +22,6 @@ from headgate.planning.parameters import ModelShape, Role, RoutedLayer
 
 _OF_OTHER_TOKENS = re.compile(r"\.vision_moe\.")
 """Experts that only image tokens go to, in the same layers as those for text (ERNIE 4.5 VL)."""
-
-_SKIPPING_CHOICES = {"zaya": 1}
-"""Choices of a router beyond its experts that skip them, where no `RouterSpec` says so."""
 
 _TOP_K_NAMES = ("num_experts_per_tok", "num_experts_per_token", "moe_top_k", "top_k_experts", "moe_topk", "moe_k")
 
@@ -76,7 +73,7 @@ def model_shape(config: Any, *, name: str) -> ModelShape:
     built = _build(config, name)
     text = config.get_text_config()
     sites = find_sites(built)
-    num_experts = {site.path: count_experts(site) - num_zero_experts(site) for site in sites}
+    num_experts = {site.path: count_experts(site) - count_zero_experts(site) for site in sites}
     classifier = Classifier(built, sites, num_experts)
     layers = [_routed_layer(built, site, num_experts[site.path], classifier) for site in sites]
     head = classifier.head
@@ -124,7 +121,7 @@ def _routed_layer(model: Any, site: Site, num_experts: int, classifier: Classifi
         path=site.path,
         layer_index=site.layer_index,
         num_experts=num_experts,
-        num_zero_experts=num_zero_experts(site) or _SKIPPING_CHOICES.get(model.config.model_type, 0),
+        num_zero_experts=count_zero_experts(site),
         top_k=_top_k(model, site),
         expert_parameters=sum(map(math.prod, shapes.values())) // num_experts,
         d_model=d_model,

@@ -13,7 +13,7 @@ from torch import nn
 
 from headgate.errors import BackendError, InputError
 from headgate.integrations.transformers.adapters import ADAPTERS, REASONS
-from headgate.integrations.transformers.backend import FLOATS, NAME, experts_forward
+from headgate.integrations.transformers.backend import NAME, describe_dtype, experts_forward, is_quantised
 from headgate.integrations.transformers.gates import forget_function, known_function
 from headgate.integrations.transformers.sites import Kind, Site, find_sites
 from headgate.kernels.backends import choose_backend
@@ -144,7 +144,7 @@ def _refusal(site: Site, *, any_device: bool) -> str | None:
     if site.class_name == "LongcatFlashExperts" and known_function(site.module) is None:
         return "its activation is none that the kernel knows"
     weights = list(_expert_weights(site.module))
-    quantised = sorted({str(w.dtype) for w in weights if w.dtype not in FLOATS})
+    quantised = sorted({describe_dtype(weight) for weight in weights if is_quantised(weight)})
     if quantised or not weights:
         return f"quantised experts ({', '.join(quantised) or 'packed'}), which keep their own code"
     if any_device:

@@ -83,7 +83,7 @@ def wire_of(site: Site) -> Wire:
 
 def is_plain(site: Site) -> bool:
     """Whether a place's module is called with (hidden states, ids, weights) and returns the experts' sum."""
-    return site.class_name not in _WIRES
+    return site.class_name not in _WIRES or site.class_name == "ZayaExperts"
 
 
 def find_shared_experts(block: nn.Module) -> dict[str, nn.Module]:
@@ -197,6 +197,30 @@ def _write_vitpose(experts: Any, values: Arguments, choice: Choice) -> Arguments
     return (values[0], per_image.view_as(values[1]))
 
 
+def _read_zaya(experts: Any, values: Arguments) -> Choice:
+    """A token that skips the experts is given to expert 0 with the weight 0; here it gets the id after the last."""
+    _, ids, weights = values
+    return Choice(expert_ids=ids.long().masked_fill(weights == 0, experts.num_experts), combine_weights=weights)
+
+
+def _write_zaya(experts: Any, values: Arguments, choice: Choice) -> Arguments:
+    skips = choice.expert_ids == experts.num_experts
+    ids = choice.expert_ids.masked_fill(skips, 0).to(values[1].dtype)
+    return (values[0], ids, choice.combine_weights.masked_fill(skips, 0.0))
+
+
+def _logits_of_doge(result: Tensor | tuple[Tensor, Choice]) -> Tensor:
+    """[T, E]: the sum of an expert's two keys, which the block ranks."""
+    first, second = _halves(result[0] if isinstance(result, tuple) else result)
+    sums: Tensor = first.unsqueeze(-1) + second.unsqueeze(-2)
+    return sums.flatten(1)
+
+
+def _halves(logits: Tensor) -> Tensor:
+    """[2, T, keys], as the block cuts them: the first half of all numbers, whose tokens they are mixed."""
+    return logits.view(2, logits.shape[0] * logits.shape[1], -1)
+
+
 def _read_doge(block: Any, result: Tensor | tuple[Tensor, Choice]) -> Choice:
     """What `_write_doge` put beside the logits, or else the block's own choice."""
     return result[1] if isinstance(result, tuple) else _product_keys(block, result)
@@ -204,7 +228,7 @@ def _read_doge(block: Any, result: Tensor | tuple[Tensor, Choice]) -> Choice:
 
 def _product_keys(block: Any, logits: Tensor) -> Choice:
     """As the block computes them: the best K of the sums of two halves' logits."""
-    halves = logits.view(2, logits.shape[0] * logits.shape[1], -1)
+    halves = _halves(logits)
     (best_x, best_y), (ids_x, ids_y) = halves.topk(block.num_keys, dim=-1)
     sums = (best_x.unsqueeze(-1) + best_y.unsqueeze(-2)).flatten(1)
     ids = (ids_x.unsqueeze(-1) * block.num_keys + ids_y.unsqueeze(-2)).flatten(1)
@@ -230,8 +254,13 @@ def _forward_doge(block: Any, hidden_states: Float[Tensor, "B S D"], **kwargs: A
     hidden = torch.matmul(down, hidden_states.view(num_tokens, -1, 1)).view(num_tokens, -1)
     hidden = block.act_fn(hidden) * choice.combine_weights
     routed = torch.matmul(hidden.view(num_tokens, 1, -1), up).view_as(hidden_states)
-    dense = block.down_proj(block.act_fn(block.gate_proj(hidden_states)) * block.up_proj(hidden_states))
-    return dense + routed, logits
+    return run_doge_dense(block, hidden_states) + routed, logits
+
+
+def run_doge_dense(block: Any, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+    """The MLP that every token of a Doge block meets, beside its experts."""
+    y: Tensor = block.down_proj(block.act_fn(block.gate_proj(x)) * block.up_proj(x))
+    return y
 
 
 def _one_hot(ids: Int[Tensor, " T"], num_experts: int) -> Tensor:
@@ -243,12 +272,15 @@ _EXPERTS = Wire(read=_read_experts, write=_write_experts, logits=_first)
 _JETMOE = Wire(read=_read_jetmoe, write=_write_jetmoe, logits=_item(4), at_router=True)
 _WIRES: Mapping[str, Wire] = MappingProxyType(
     {
-        "DogeCDMoE": Wire(read=_read_doge, write=_write_doge, logits=_first, at_router=True, forward=_forward_doge),
+        "DogeCDMoE": Wire(
+            read=_read_doge, write=_write_doge, logits=_logits_of_doge, at_router=True, forward=_forward_doge
+        ),
         "JetMoeMoA": _JETMOE,
         "JetMoeMoE": _JETMOE,
         "Llama4TextMoe": Wire(read=_read_llama4, write=_write_llama4, logits=_item(1), at_router=True),
         "NllbMoeExperts": Wire(read=_read_nllb, write=_write_nllb, logits=_item(2)),
         "SwitchTransformersExperts": Wire(read=_read_switch, write=_write_switch, logits=_item(2)),
         "VitPoseNaiveMoe": Wire(read=_read_vitpose, write=_write_vitpose, logits=lambda result: None),
+        "ZayaExperts": Wire(read=_read_zaya, write=_write_zaya, logits=_first),
     }
 )
