@@ -53,7 +53,7 @@ def test_a_built_in_name_gives_counts_memory_and_work():
     assert "active, by the vendor 1.28B: with embeddings and head" in text
     assert "total, by the vendor 6.92B: agrees" in text
     assert "Memory follows the total, compute the active count" in text
-    assert "cache (16 full), 4,096 tokens of 8 4.00 GiB" in text
+    assert "cache (16 full), 4,096 tokens of 8 sequences 4.00 GiB" in text
     assert "experts touched 42.0 of 64 a layer at batch 8 (uniform routing)" in text
     assert "Speed: add --device h200" in text
 
