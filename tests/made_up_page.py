@@ -108,6 +108,7 @@ def made_up_trace(
         "layers": layers,
         "strings": list(strings),
         "size": _size(num_layers, num_experts, top_k),
+        "speed": None,
         "arrays": arrays,
     }
 

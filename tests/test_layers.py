@@ -12,6 +12,7 @@ MAX_LINES = 400
 LAYER_OF_PART = {
     "errors": 0,
     "flow": 0,
+    "wording": 0,
     "files": 1,
     "layout": 1,
     "kernels": 1,

@@ -40,7 +40,7 @@ def test_a_config_or_options_say_what_the_file_does_not(files):
 
 def test_counts_say_so(files):
     result = invoke("import", "llama.cpp", files / "a.csv", "--experts", "4", "-o", files / "b.safetensors")
-    assert "counts, no tokens, 1 layers." in result.stderr
+    assert "counts, no tokens, 1 layer." in result.stderr
 
 
 def test_nothing_is_overwritten_unasked(files):

@@ -5,10 +5,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from transformers import LlamaConfig, MixtralConfig
 from typer.testing import CliRunner
 
+import headgate
 from headgate.cli import app as cli
 from headgate.errors import ArtifactError, InputError
+from headgate.observe.shape import describe_shape
 from headgate.observe.writer import save_trace
 from headgate.planning.layout_files import parse_layout
 from traces import random_trace
@@ -161,6 +164,31 @@ def test_simulate_scales_and_asks_what_if(trace):
     tight = json.loads(invoke("simulate", trace, *options, "--capacity", 0.5).stdout)
     assert free[0]["drop_fraction"] == 0 < tight[0]["drop_fraction"]
     assert invoke("simulate", trace, "--devices", 2, *SIZES, "-q").stdout == ""
+
+
+def test_simulate_takes_widths_from_the_trace_or_from_a_model(trace, tmp_path):
+    options = ("--devices", 2, "--hardware", "h100-sxm", "--step-tokens", 50, "--json")
+    by_hand = invoke("simulate", trace, *options, "--d-model", 64, "--d-ff", 32).stdout
+    noted = tmp_path / "noted.safetensors"
+    layer = headgate.MoE(64, 32, num_experts=8, top_k=2)
+    save_trace(noted, random_trace(lengths=(120, 80), num_experts=8, full=False, **describe_shape(layer)))
+    assert invoke("simulate", noted, *options).stdout == by_hand
+    config = MixtralConfig(hidden_size=64, intermediate_size=32, num_hidden_layers=1, num_attention_heads=4)
+    config.save_pretrained(tmp_path)
+    assert invoke("simulate", trace, *options, "--model", tmp_path / "config.json").stdout == by_hand
+    wider = invoke("simulate", noted, *options, "--d-model", 128).stdout
+    assert wider == invoke("simulate", trace, *options, "--d-model", 128, "--d-ff", 32).stdout != by_hand
+
+
+def test_widths_that_nobody_says_are_asked_for(trace, tmp_path):
+    options = ("--devices", 2, "--hardware", "h100-sxm")
+    with pytest.raises(
+        InputError, match=r"d-model \(=None\) and d-ff \(=7\) must both be known, and .*trace.safetensors"
+    ):
+        invoke("simulate", trace, *options, "--d-ff", 7)
+    LlamaConfig(num_hidden_layers=1).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"config.json does not say them; give --d-model and --d-ff, or --model with"):
+        invoke("simulate", trace, *options, "--model", tmp_path / "config.json")
 
 
 def test_an_engines_plan_gets_nodes_of_the_devices(trace, tmp_path):

@@ -9,6 +9,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from transformers import MixtralConfig
 from typer.testing import CliRunner
 
 from headgate.cli import app as cli
@@ -42,6 +43,33 @@ def test_a_page_is_written_and_its_place_and_size_said(trace, tmp_path):
     found = read_page(out.read_bytes())
     assert (found["title"], found["traces"][0]["name"], found["comparison"]) == ("A <title>", "a", None)
     assert "replaced" in invoke("report", trace, "-o", out).stdout
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A configuration whose routing is that of the trace."""
+    sizes = {"hidden_size": 16, "intermediate_size": 8, "num_hidden_layers": 3, "vocab_size": 64}
+    MixtralConfig(**sizes, num_attention_heads=2, num_local_experts=6).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_with_a_model_and_a_device_the_page_has_its_speed(trace, model, tmp_path):
+    invoke("report", trace, trace, "-o", tmp_path / "out.html", "--model", model, "--device", "h200")
+    found = [entry["speed"] for entry in read_page((tmp_path / "out.html").read_bytes())["traces"]]
+    sized = json.loads(invoke("size", model, "--device", "h200", "--trace", trace, "--json").stdout)["speed"][
+        "by_batch"
+    ]
+    wanted = [[one["batch"], one["tokens_per_s"], one["rank_bytes"], one["decode"]["bound"]] for one in sized]
+    assert [speed["by_batch"] for speed in found] == [wanted, wanted]
+    assert (found[0]["device"], found[0]["memory_bytes"]) == ("NVIDIA H200 SXM 141 GB", 141e9)
+
+
+def test_a_speed_needs_model_and_device(trace, model, tmp_path):
+    out = ("-o", tmp_path / "out.html")
+    with pytest.raises(InputError, match=r"--model \(=None\) and --device \(=h200\) go together; give both"):
+        invoke("report", trace, *out, "--device", "h200")
+    with pytest.raises(InputError, match=r"has 3 layers, and the model 16 with experts; use a trace of this model"):
+        invoke("report", trace, *out, "--device", "h200", "--model", "olmoe-1b-7b")
 
 
 def test_quiet_prints_the_path_alone(trace, tmp_path):

@@ -53,7 +53,7 @@ def test_a_built_in_name_gives_counts_memory_and_work():
     assert "active, by the vendor 1.28B: with embeddings and head" in text
     assert "total, by the vendor 6.92B: agrees" in text
     assert "Memory follows the total, compute the active count" in text
-    assert "cache (16 full), 4,096 tokens of 8 4.00 GiB" in text
+    assert "cache (16 full), 4,096 tokens of 8 sequences 4.00 GiB" in text
     assert "experts touched 42.0 of 64 a layer at batch 8 (uniform routing)" in text
     assert "Speed: add --device h200" in text
 
@@ -213,3 +213,13 @@ def test_nonsense_is_one_line_and_exit_code_1(arguments, message, small, monkeyp
 )
 def test_numbers_are_written_for_people(written, text):
     assert written == text
+
+
+def test_layers_of_a_file_are_sized(tmp_path):
+    path = tmp_path / "layers.toml"
+    path.write_text('num_layers = 2\nd_model = 64\nd_ff = 32\n[router]\nfamily = "expert_choice"\nnum_experts = 8\n')
+    text = text_of(str(path), "--device", "h200")
+    assert "Experts choose their tokens, so a step touches all of them." in text
+    assert "attention, embedding, head and cache are not in the file" in text
+    missing = invoke(tmp_path / "none.toml").exception
+    assert "none.toml: No such file" in str(missing)

@@ -12,7 +12,10 @@ from headgate.demo import folder
 from headgate.demo.export import export_mixtral
 from headgate.demo.tokenizer import load_tokenizer
 from headgate.errors import ArtifactError, SpecError
+from headgate.integrations.transformers.checking import load_checkpoint
+from headgate.integrations.transformers.provenance import describe_recording
 from headgate.nn.tape import tap
+from headgate.observe.reader import load_trace
 from tiny_demo import run, tiny_config
 
 
@@ -48,3 +51,11 @@ def test_another_router_is_refused(tmp_path):
     folder.start_run(tmp_path, tiny_config(router="switch"))
     with pytest.raises(SpecError, match=r"router \(='switch'\), .* must be 'mixtral', 'moe' and None"):
         export_mixtral(tmp_path, tmp_path / "out")
+
+
+def test_traces_of_the_run_and_of_its_export_compare(trained, tmp_path):
+    out, _ = trained
+    exported = export_mixtral(out, tmp_path / "mixtral")
+    noted = load_trace(out / folder.TRACE).metadata
+    theirs = describe_recording(*load_checkpoint(str(exported)), name="export", text_hash="", options={})
+    assert noted["tokenizer_hash"] == theirs["tokenizer_hash"]

@@ -16,6 +16,7 @@ from headgate.integrations.transformers.checking import (
     check_transformers,
     text_to_check,
 )
+from headgate.integrations.transformers.recorder import load_model
 
 
 def mixtral(**changes):
@@ -168,3 +169,11 @@ def test_mistakes_of_the_command_line(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(mixtral().config.to_dict()))
     with pytest.raises(ArtifactError, match=r"can't be loaded: .*; it needs weights of a causal language model$"):
         check_checkpoint(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["SwitchTransformersConfig", "NllbMoeConfig"])
+def test_a_model_with_an_encoder_is_refused_with_what_can_be_done(name, tmp_path):
+    getattr(transformers, name)().save_pretrained(tmp_path)
+    for load in (check_checkpoint, load_model):
+        with pytest.raises(InputError, match="it has an encoder: its layers see two texts; run it yourself within"):
+            load(str(tmp_path))

@@ -6,10 +6,12 @@ import pytest
 import torch
 
 import headgate
-from headgate.errors import InputError
+from headgate.errors import ArtifactError, InputError
 from headgate.observe.coverage import measure_coverage
 from headgate.observe.pieces import recount
+from headgate.observe.reader import open_trace
 from headgate.observe.trace import Phase, RoutingTrace
+from headgate.observe.writer import save_trace
 from traces import random_trace
 
 
@@ -120,3 +122,13 @@ def test_what_has_no_rate():
         measure_coverage(even([4]), needed=0)
     with pytest.raises(InputError, match=r"^the trace has no tokens, so there is no rate to go by; record the"):
         measure_coverage(random_trace(lengths=()))
+
+
+def test_an_expert_that_there_is_not_is_found_also_where_the_counts_suffice(tmp_path):
+    path = tmp_path / "a.safetensors"
+    trace = random_trace()
+    wrong = trace.topk_ids.clone()
+    wrong[-1, -1, -1] = trace.num_experts
+    save_trace(path, dataclasses.replace(trace, topk_ids=wrong, counts=trace.counts + 1000))
+    with pytest.raises(ArtifactError, match="topk_ids holds expert id 6, and counts has 6 experts"):
+        measure_coverage(open_trace(path), needed=1)

@@ -66,3 +66,19 @@ def test_a_token_chosen_in_one_text_is_chosen_in_the_other(pair):
     chosen = pair.locator("#text [aria-selected=true]").evaluate_all("all => all.map(e => e.dataset.token)")
     assert len(chosen) == 2
     assert chosen[0] == chosen[1]
+
+
+def test_both_histograms_of_passes_have_the_same_axis(open_file, traces, tmp_path):
+    first, second = made_up_trace(), made_up_trace()
+    second["arrays"]["pass_ratio"] = first["arrays"]["pass_ratio"] * 3
+    page = open_file(write_made_up(tmp_path / "two.html", first, second))
+    ticks = page.locator(".passes svg").evaluate_all(
+        "charts => charts.map(chart => [...chart.querySelectorAll('text')].map(text => text.textContent)"
+        ".filter(text => text.endsWith('\u00d7')))"
+    )
+    assert len(ticks) == 2
+    assert ticks[0] == ticks[1] != []
+    half = page.locator(".passes .mark:first-of-type").evaluate_all(
+        "lines => lines.map(line => +line.getAttribute('x1'))"
+    )
+    assert half[0] < half[1]

@@ -223,3 +223,42 @@ def test_print_is_light_and_has_the_text_from_its_beginning_and_all_six_steps(op
     assert not page.locator(".turn").is_visible()
     assert page.locator("#walk .sentence").count() == 6
     assert page.locator(".page").evaluate("e => getComputedStyle(e).backgroundColor") == "rgb(255, 255, 255)"
+
+
+def test_on_a_narrow_screen_every_link_is_in_sight_and_beside_the_choice_of_colours(open_file, trace_file):
+    page = open_file(trace_file, viewport={"width": 390, "height": 800})
+    links = [link.bounding_box() for link in page.locator(".top nav a").all()]
+    select = page.locator(".theme select").bounding_box()
+    assert len(links) == 7
+    for link in links:
+        assert link["x"] >= 0
+        assert link["x"] + link["width"] <= 390
+        assert link["y"] + link["height"] <= select["y"] or link["x"] + link["width"] <= select["x"]
+
+
+def test_the_speed_of_a_device_is_drawn_and_said(open_file, tmp_path):
+    trace = made_up_trace()
+    rows = [[1, 100.0, 10e9, "memory"], [2, 190.0, 11e9, "memory"], [4, 350.0, 17e9, "arithmetic"]]
+    trace["speed"] = {
+        "model": "<b>m</b>",
+        "device": "a device",
+        "context": 4096,
+        "memory_bytes": 16e9,
+        "by_batch": rows,
+    }
+    page = open_file(write_made_up(tmp_path / "one.html", trace))
+    speed = page.locator(".speed")
+    assert speed.locator(".sentence").inner_text() == (
+        "On a device, 2 sequences at once of 4,096 tokens give at most 190 tokens a second."
+    )
+    assert speed.locator(".dot").count() == 2 * len(rows)
+    assert speed.locator("tbody tr").last.inner_text().split("\t") == ["4", "350", "17 GB, does not fit", "arithmetic"]
+    assert "<b>m</b>" in speed.inner_text()
+
+
+def test_a_device_that_holds_no_batch_is_named(open_file, tmp_path):
+    trace = made_up_trace()
+    row = [1, 100.0, 10e9, "memory"]
+    trace["speed"] = {"model": "m", "device": "a phone", "context": 1, "memory_bytes": 1e9, "by_batch": [row]}
+    page = open_file(write_made_up(tmp_path / "one.html", trace))
+    assert page.locator(".speed .sentence").inner_text() == "a phone does not hold this model."

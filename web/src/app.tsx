@@ -13,6 +13,7 @@ import { PassDistribution } from "./map/PassDistribution";
 import type { Selection } from "./selection";
 import { Sides } from "./sides";
 import { SizeView } from "./size/SizeView";
+import { SpeedView } from "./size/SpeedView";
 import { startToken } from "./start";
 import { LayerSelect } from "./text/LayerSelect";
 import { TextControls } from "./text/TextControls";
@@ -30,7 +31,7 @@ export function App({ payload }: { payload: Payload }) {
   const theme = useTheme(choice);
   const views = { selection, select, comparison };
   const hasTokens = traces.every((trace) => trace.numTokens > 0);
-  const hasSize = traces.some((trace) => trace.facts.size);
+  const hasSize = traces.some(({ facts }) => facts.size || facts.speed);
   const hasExperts = traces.some(({ arrays }) => arrays.top_tokens || arrays.partners || arrays.load_bins);
   const each = (view: (trace: Trace, side: number) => ComponentChildren) => <Sides traces={traces} view={view} />;
   return (
@@ -54,7 +55,7 @@ export function App({ payload }: { payload: Payload }) {
             {each((trace) => (
               <>
                 <LoadMap trace={trace} {...views} />
-                <PassDistribution trace={trace} layer={selection.layer} />
+                <PassDistribution trace={trace} traces={traces} layer={selection.layer} />
               </>
             ))}
           </Section>
@@ -81,7 +82,12 @@ export function App({ payload }: { payload: Payload }) {
           )}
           {hasSize && (
             <Section id="size" title="Size: what is there, and what runs">
-              {each((trace) => trace.facts.size && <SizeView size={trace.facts.size} />)}
+              {each(({ facts }) => (
+                <>
+                  {facts.size && <SizeView size={facts.size} />}
+                  {facts.speed && <SpeedView speed={facts.speed} />}
+                </>
+              ))}
             </Section>
           )}
           <Section id="limits" title="What this does not show">

@@ -53,6 +53,7 @@ export function makeTrace(layer: Partial<Layer> = {}, arrays: Arrays = {}): Trac
     layers: [{ ...LAYER, ...layer }],
     strings: [" water", "\n", " irrigation"],
     size: null,
+    speed: null,
   };
   return new Trace(facts, { ...ARRAYS, ...arrays });
 }

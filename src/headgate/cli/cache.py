@@ -12,6 +12,7 @@ from rich.table import Table
 
 from headgate.cli.output import JsonOption, QuietOption, print_json, result_console
 from headgate.cli.routed import open_tokens
+from headgate.wording import number_of
 
 if TYPE_CHECKING:
     from headgate.observe.reader import TraceFile
@@ -110,6 +111,6 @@ def _print(report: CacheReport) -> None:
         table.add_row(outcome.policy, *cells)
     where = "in each layer" if report.scope == "layer" else "for all layers"
     console = result_console()
-    console.print(f"{report.num_slots} slots {where}; {report.num_tokens:,} tokens measured.")
+    console.print(f"{number_of(report.num_slots, 'slot')} {where}; {number_of(report.num_tokens, 'token')} measured.")
     console.print(table)
     console.print(report.verdict)

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from headgate.cli.output import JsonOption, QuietOption, print_json, result_console
+from headgate.wording import number_of
 
 if TYPE_CHECKING:
     from headgate.observe.coverage import Coverage, Need
@@ -44,7 +45,8 @@ def coverage(
 def _print(found: Coverage) -> None:
     console = result_console()
     total, poor = found.num_experts, len(found.poor)
-    console.print(f"{total - poor} of {total} experts got at least {found.needed} of {found.num_tokens:,} tokens.")
+    experts, tokens = number_of(total, "expert"), number_of(found.num_tokens, "token")
+    console.print(f"{total - poor} of {experts} got at least {found.needed} of {tokens}.")
     if not poor:
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
@@ -52,7 +54,7 @@ def _print(found: Coverage) -> None:
         table.add_column(name, justify="right")
     for expert in found.poor[:_SHOWN]:
         style, least = ("", "") if expert.is_seen else ("bold red", "at least ")
-        more = f"{least}{expert.more_tokens:,} tokens"
+        more = f"{least}{number_of(expert.more_tokens, 'token')}"
         sure = _between(expert.more_interval) if expert.is_seen else ""
         table.add_row(str(expert.layer), str(expert.expert), Text(str(expert.num_rows), style), more, sure)
     console.print(table)
@@ -61,9 +63,10 @@ def _print(found: Coverage) -> None:
     if found.more_tokens is None:
         console.print("How much would do for all is not known: an expert got nothing.")
         return
+    sequences = number_of(found.more_sequences or 0, "sequence")
     sure = "" if found.more_interval is None else f", 95 %: {_between(found.more_interval)}"
     console.print(
-        f"For all: about {found.more_tokens:,} more such tokens ({found.more_sequences:,} sequences){sure}.",
+        f"For all: about {found.more_tokens:,} more such tokens ({sequences}){sure}.",
         soft_wrap=True,
     )
 

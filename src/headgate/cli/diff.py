@@ -20,6 +20,7 @@ from headgate.cli.output import (
     result_console,
     show_interval,
 )
+from headgate.wording import number_of
 
 if TYPE_CHECKING:
     from headgate.observe.differences import TraceDiff
@@ -136,11 +137,11 @@ def print_diff(found: TraceDiff, console: Console) -> None:
 
 
 def _scope(found: TraceDiff) -> str:
-    said = f"{found.num_tokens:,} tokens that both traces have"
+    said = f"{number_of(found.num_tokens, 'token')} that both traces have"
     if found.overlap_interval is not None:
         said += "; in brackets 95 % intervals, with sequences as what is independent"
     if any(found.num_unmatched):
-        said += f"; {found.num_unmatched[0]} sequences only A has, {found.num_unmatched[1]} only B"
+        said += f"; {number_of(found.num_unmatched[0], 'sequence')} only A has, {found.num_unmatched[1]:,} only B"
     return said if found.is_checked else f"{said}, by your word: they have no token ids to compare"
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 
 from headgate.cli.output import JsonOption, QuietOption, note_console, print_json
+from headgate.wording import number_of
 
 if TYPE_CHECKING:
     from headgate.observe.importers.counts import Counted
@@ -125,8 +126,9 @@ def import_trace(
     if json:
         print_json({"out": str(out), "num_tokens": trace.num_tokens, "layers": trace.layer_index.tolist()})
     elif not quiet:
-        what = f"{trace.num_tokens:,} tokens" if trace.num_tokens else "counts, no tokens"
-        note_console().print(f"Wrote {out}: {what}, {len(trace.layer_index)} layers.", markup=False, soft_wrap=True)
+        what = number_of(trace.num_tokens, "token") if trace.num_tokens else "counts, no tokens"
+        layers = number_of(len(trace.layer_index), "layer")
+        note_console().print(f"Wrote {out}: {what}, {layers}.", markup=False, soft_wrap=True)
 
 
 def _shape(config: Path | None, layers: str | None, given: dict[str, int | None]) -> RouterShape:

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from headgate.cli.output import JsonOption, QuietOption, print_json, result_console
+from headgate.wording import number_of
 
 if TYPE_CHECKING:
     from headgate.integrations.transformers.inspection import InspectedLayer, Inspection
@@ -68,11 +69,11 @@ def inspect(
 
 def print_inspection(inspection: Inspection, console: Console) -> None:
     """Print the model in a line and each kind of layer as a table."""
-    of_all = f" of {inspection.num_layers}" if inspection.num_layers else ""
+    routed, total = len(inspection.layers), inspection.num_layers
+    where = f"{routed} of {number_of(total, 'layer')}" if total else number_of(routed, "layer")
     console.print(
         Text.assemble((inspection.name, "bold"), f"  {inspection.class_name} ({inspection.model_type}), "),
-        f"{_billions(inspection.num_parameters)} parameters, {inspection.dtype}, "
-        f"experts in {len(inspection.layers)}{of_all} layers",
+        f"{_billions(inspection.num_parameters)} parameters, {inspection.dtype}, experts in {where}",
         soft_wrap=True,
     )
     for layer, places in inspection.groups():
@@ -98,7 +99,7 @@ def _layer_table(layer: InspectedLayer, places: list[int]) -> Table:
 
 
 def _experts(layer: InspectedLayer) -> str:
-    return f"{layer.num_experts} experts" + (f", {layer.top_k} a token" if layer.top_k else "")
+    return number_of(layer.num_experts, "expert") + (f", {layer.top_k} a token" if layer.top_k else "")
 
 
 def _layers(places: list[int]) -> str:

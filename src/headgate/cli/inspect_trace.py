@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from headgate.cli.output import figures_table, print_json, result_console, show_interval
+from headgate.wording import number_of
 
 if TYPE_CHECKING:
     from headgate.observe.expert_profiles import ExpertProfile, LayerProfile, Pair, Persistence, TraceProfile
@@ -66,9 +67,10 @@ def _profile_values(profile: TraceProfile | None, *, with_experts: bool) -> dict
 
 
 def _sizes(summary: TraceSummary) -> str:
-    sizes = f"{summary.num_tokens:,} tokens in {summary.num_sequences:,} sequences, {summary.num_layers} layers"
+    tokens, sequences = number_of(summary.num_tokens, "token"), number_of(summary.num_sequences, "sequence")
+    layers, experts = number_of(summary.num_layers, "layer"), number_of(summary.num_experts, "expert")
     phases = ", ".join(f"{count:,} {phase.replace('_', ' ')}" for phase, count in summary.phases.items())
-    said = f"{sizes}, {summary.num_experts} experts, top {summary.top_k}"
+    said = f"{tokens} in {sequences}, {layers}, {experts}, top {summary.top_k}"
     return f"{said}; {phases}" if len(summary.phases) > 1 else said
 
 

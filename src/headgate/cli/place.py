@@ -12,6 +12,7 @@ from rich.table import Table
 
 from headgate.cli.output import JsonOption, QuietOption, note_console, print_json, result_console
 from headgate.cli.routed import is_counts, read_counts, read_layout
+from headgate.wording import number_of
 
 if TYPE_CHECKING:
     from headgate.planning.placement import Evenness
@@ -113,8 +114,9 @@ def _print(plan: Placement) -> None:
     console = result_console()
     nodes = f" in {layout.num_nodes} nodes" if layout.num_nodes > 1 else ""
     console.print(
-        f"{layout.num_experts} experts + {layout.num_replicas} replicas on {layout.num_devices} devices{nodes}, "
-        f"{layout.slots_per_device} each, in {len(layout.device_experts)} layers"
+        f"{number_of(layout.num_experts, 'expert')} + {number_of(layout.num_replicas, 'replica')} on "
+        f"{number_of(layout.num_devices, 'device')}{nodes}, {layout.slots_per_device} each, in "
+        f"{number_of(len(layout.device_experts), 'layer')}"
     )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), caption_justify="left")
     table.caption = "balancedness: mean / max of the devices' rows; bound: proven for any placement"
@@ -143,4 +145,4 @@ def _print(plan: Placement) -> None:
         console.print(f"Sends per token and layer: {plan.sends[1]:.3f} on the held-out half{before}.")
     if plan.num_moves is not None:
         slots = layout.device_experts.size
-        console.print(f"To load: {plan.num_moves} of {slots} experts ({plan.num_moves / slots:.1%}).")
+        console.print(f"To load: {plan.num_moves:,} of {number_of(slots, 'expert')} ({plan.num_moves / slots:.1%}).")

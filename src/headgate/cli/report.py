@@ -10,6 +10,7 @@ from rich.text import Text
 
 from headgate.cli.demo import DEFAULT_OUT
 from headgate.cli.output import JsonOption, QuietOption, note_console, print_json, result_console
+from headgate.errors import InputError
 
 if TYPE_CHECKING:
     from headgate.observe.page.build import Page
@@ -36,6 +37,13 @@ def report(
     assume_aligned: Annotated[
         bool, typer.Option("--assume-aligned", help="Without token ids, take token i of both as the same.")
     ] = False,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="The model of the traces, as for headgate size; with --device, its speed."),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Such as h200: tokens/s and memory against batch, on the page.")
+    ] = None,
     watch: Annotated[
         bool, typer.Option("--watch", help="Follow the training run in the folder TRACE instead, until Ctrl-C.")
     ] = False,
@@ -60,7 +68,8 @@ def report(
     from headgate.observe.page.document import write_page
 
     traces = [_open(path) for path in (first or DEFAULT_OUT, second) if path is not None]
-    page = make_page(*traces, title=title, names=name_traces(traces), assume_aligned=assume_aligned)
+    speeds = _speeds(traces, model, device)
+    page = make_page(*traces, title=title, names=name_traces(traces), assume_aligned=assume_aligned, speeds=speeds)
     written = write_page(out, page)
     if json:
         print_json(_result(page, written))
@@ -68,6 +77,26 @@ def report(
         result_console().print(Text(str(written.path)), soft_wrap=True)
     else:
         _print(page, written)
+
+
+def _speeds(traces: list[TraceFile], model: str | None, device: str | None) -> list[dict[str, Any]] | None:
+    """For each trace, what its model takes on a device at each batch, with the experts that the trace touched."""
+    if model is None and device is None:
+        return None
+    if model is None or device is None:
+        raise InputError(f"--model (={model}) and --device (={device}) go together; give both, or neither")
+    from headgate.cli.size import read_routes
+    from headgate.integrations.transformers.shapes import read_model
+    from headgate.planning.hardware import find_device
+    from headgate.planning.memory import choose_precision
+    from headgate.planning.sizing import Workload, size_model
+
+    load = Workload(device=find_device(device))
+    shape, _ = read_model(model)
+    precision = choose_precision(shape)
+    return [
+        size_model(shape, load, precision, routes=read_routes(trace.path, shape, load)).picture() for trace in traces
+    ]
 
 
 def _open(path: Path) -> TraceFile:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from headgate.cli.output import JsonOption, QuietOption, print_json, result_console
 from headgate.cli.routed import open_tokens, read_layout
+from headgate.wording import number_of
 
 if TYPE_CHECKING:
     from headgate.layout import ExpertLayout
@@ -22,8 +23,15 @@ if TYPE_CHECKING:
 def simulate(
     trace: Annotated[Path, typer.Argument(metavar="TRACE", help="What was recorded.")],
     hardware: Annotated[str, typer.Option(metavar="H", help="A device of the table, such as h100-sxm.")],
-    d_model: Annotated[int, typer.Option(min=1, metavar="D", help="Width of the model.")],
-    d_ff: Annotated[int, typer.Option(min=1, metavar="F", help="Hidden width of an expert.")],
+    model: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Whose widths to take; default: those that the trace notes.")
+    ] = None,
+    d_model: Annotated[
+        int | None, typer.Option(min=1, metavar="D", help="Width of the model, in place of the noted one.")
+    ] = None,
+    d_ff: Annotated[
+        int | None, typer.Option(min=1, metavar="F", help="Hidden width of an expert, in place of the noted one.")
+    ] = None,
     plan: Annotated[
         list[Path] | None, typer.Option(metavar="P", help="A layout, of Headgate or an engine; may be repeated.")
     ] = None,
@@ -64,7 +72,8 @@ def simulate(
     opened = open_tokens(trace)
     device = find_device(hardware)
     cluster = Cluster(device=device, across_bandwidth=across * 1e9, arithmetic=arithmetic)
-    shape = ExpertShape(d_model=d_model, d_ff=d_ff, weight_bytes=weight_bytes, activation_bytes=activation_bytes)
+    width, hidden = _widths(opened, model, d_model, d_ff)
+    shape = ExpertShape(d_model=width, d_ff=hidden, weight_bytes=weight_bytes, activation_bytes=activation_bytes)
     results = {}
     for name, layout in _layouts(opened, plan or [], devices or [], replicas, node_size, device):
         results[name] = run_steps(
@@ -80,6 +89,43 @@ def simulate(
         print_json([{"placement": name, **found} for name, found in results.items()])
     elif not quiet:
         _print(results)
+
+
+def _widths(trace: TraceFile, model: str | None, d_model: int | None, d_ff: int | None) -> tuple[int, int]:
+    """D and F: as given, or else of a model's configuration, or else as the trace notes them."""
+    from headgate.errors import InputError
+
+    if d_model is not None and d_ff is not None:
+        return d_model, d_ff
+    known = _noted_widths(trace) if model is None else _configured_widths(model)
+    width, hidden = d_model or known[0], d_ff or known[1]
+    if width is None or hidden is None:
+        raise InputError(
+            f"d-model (={width}) and d-ff (={hidden}) must both be known, and {model or trace.path} does not say them; "
+            "give --d-model and --d-ff, or --model with the model's name or config.json"
+        )
+    return width, hidden
+
+
+def _noted_widths(trace: TraceFile) -> tuple[int | None, int | None]:
+    from headgate.observe.shape import RecordedShape
+
+    noted = RecordedShape.from_metadata(trace.metadata)
+    return (None, None) if noted is None else (noted.d_model, noted.d_ff)
+
+
+def _configured_widths(model: str) -> tuple[int | None, int | None]:
+    from headgate.errors import InputError
+    from headgate.integrations.transformers.shapes import read_model
+
+    shape, _ = read_model(model)
+    widths = sorted({(layer.d_model, layer.d_ff) for layer in shape.routed})
+    if len(widths) > 1:
+        raise InputError(
+            f"the experts of model (={model}) have widths [D, F] that differ by layer: {widths}; "
+            "give --d-model and --d-ff"
+        )
+    return widths[0] if widths else (None, None)
 
 
 def _layouts(
@@ -111,7 +157,7 @@ def _layouts(
     for number in () if plans else devices:
         nodes = _nodes(number, size)
         layout = place_experts(trace.counts.numpy(), num_devices=number, num_replicas=replicas, num_nodes=nodes)
-        found.append((f"{number} devices", layout))
+        found.append((number_of(number, "device"), layout))
     return found
 
 
@@ -143,4 +189,4 @@ def _print(results: dict[str, dict[str, Any]]) -> None:
         table.add_row(label, *(show(found) for found in results.values()))
     result_console().print(table)
     first = next(iter(results.values()))
-    result_console().print(f"{first['num_tokens']:,} tokens in {first['num_steps']:,} steps.")
+    result_console().print(f"{number_of(first['num_tokens'], 'token')} in {number_of(first['num_steps'], 'step')}.")

@@ -13,6 +13,7 @@ from headgate.errors import InputError
 
 if TYPE_CHECKING:
     from headgate.integrations.transformers.headers import Checkpoint
+    from headgate.planning.catalogue import Published
     from headgate.planning.expected import ExpectedStep
     from headgate.planning.hardware import Device
     from headgate.planning.parameters import ModelShape
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from headgate.planning.sizing import SizeReport, Workload
 
 ModelArgument = Annotated[
-    str, typer.Argument(help="A built-in name such as olmoe-1b-7b, a config.json, a directory, or a Hub id.")
+    str,
+    typer.Argument(help="A built-in name such as olmoe-1b-7b, a config.json, a directory, a Hub id, or a .toml."),
 ]
 BatchOption = Annotated[int, typer.Option(help="Sequences at once, of all ranks together.")]
 ContextOption = Annotated[int, typer.Option(help="Tokens of each sequence.")]
@@ -74,14 +76,10 @@ def size(
         device=chosen,
         measured_s=_seconds(measured_ms, chosen),
     )
-    from headgate.integrations.transformers.headers import read_checkpoint
-    from headgate.integrations.transformers.shapes import read_model
-
-    shape, published = read_model(model)
+    shape, published, checkpoint = _read(model)
     precision = choose_precision(shape, dtype=dtype, expert_dtype=expert_dtype, cache_dtype=cache_dtype)
-    routes = None if trace is None else _read_routes(trace, shape, load)
+    routes = None if trace is None else read_routes(trace, shape, load)
     report = size_model(shape, load, precision, published=published, routes=routes)
-    checkpoint = read_checkpoint(model, shape)
     expected = _expect(report) if measure else None
     if json:
         print_json(_to_dict(report, checkpoint, expected))
@@ -90,6 +88,22 @@ def size(
 
     show = print_counts if quiet else print_size
     show(report, checkpoint, expected, result_console())
+
+
+def _read(model: str) -> tuple[ModelShape, Published | None, Checkpoint | None]:
+    """A model as sizing sees it, its vendor's figures and its files, where there are any."""
+    if model.endswith(".toml"):
+        from headgate.observe.files import explain_os_errors
+        from headgate.planning.layer_file import parse_layer_file
+
+        with explain_os_errors("read", Path(model)):
+            content = Path(model).read_bytes()
+        return parse_layer_file(content.decode("utf-8", "replace"), name=model), None, None
+    from headgate.integrations.transformers.headers import read_checkpoint
+    from headgate.integrations.transformers.shapes import read_model
+
+    shape, published = read_model(model)
+    return shape, published, read_checkpoint(model, shape)
 
 
 def _device(name: str | None, measure: bool) -> Device | None:
@@ -114,7 +128,8 @@ def _seconds(measured_ms: float | None, device: Device | None) -> float | None:
     return measured_ms / 1e3
 
 
-def _read_routes(path: Path, shape: ModelShape, load: Workload) -> Routes:
+def read_routes(path: Path, shape: ModelShape, load: Workload) -> Routes:
+    """What the tokens of a trace touch in each layer of a model."""
     from headgate.observe.reader import open_trace
     from headgate.observe.trace import Phase
     from headgate.planning.routes import measured_routes

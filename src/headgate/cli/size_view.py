@@ -13,6 +13,7 @@ from headgate.planning.catalogue import agrees, print_count
 from headgate.planning.memory import weight_bytes
 from headgate.planning.parameters import CONVENTIONS, ROLE_TITLES
 from headgate.planning.sizing import RULE
+from headgate.wording import number_of
 
 if TYPE_CHECKING:
     from headgate.integrations.transformers.headers import Checkpoint
@@ -121,7 +122,8 @@ def _memory(report: SizeReport) -> Table:
     table.add_row("weights, sharded by tensor parallelism", _bytes(rank.sharded_bytes))
     table.add_row("weights, replicated", _bytes(rank.replicated_bytes))
     table.add_row("weights, experts", _bytes(rank.experts_bytes))
-    table.add_row(f"cache ({kinds or 'none'}), {load.context:,} tokens of {load.batch:,}", _bytes(rank.cache_bytes))
+    kept = f"{number_of(load.context, 'token')} of {number_of(load.batch, 'sequence')}"
+    table.add_row(f"cache ({kinds or 'none'}), {kept}", _bytes(rank.cache_bytes))
     table.add_row("activations of a step, at most", _bytes(rank.activation_bytes))
     if load.capacity is not None:
         table.add_row(f"buffers of capacity {load.capacity:g}, one layer, all ranks", _bytes(report.capacity_bytes()))
@@ -153,7 +155,7 @@ def _touched(report: SizeReport) -> str:
     most = shown[0] if len(shown) == 1 else f"{min(shown, key=_first)} to {max(shown, key=_first)}"
     how = "uniform routing" if report.routes.source == "uniform" else f"by {report.routes.source}"
     drafts = report.workload.drafts
-    ahead = f", {drafts} draft{'s' * (drafts > 1)} ahead" if drafts else ""
+    ahead = f", {number_of(drafts, 'draft')} ahead" if drafts else ""
     return f"{most} a layer at batch {report.workload.batch}{ahead} ({how})"
 
 
@@ -197,7 +199,7 @@ def _speed_facts(report: SizeReport, expected: ExpectedStep | None) -> Table:
     table.add_row("a step of decoding", f"at least {_seconds(speed.decode.time_s)}, bound by {speed.decode.bound}")
     table.add_row("", _tokens(report, speed))
     table.add_row(
-        f"prompts of {load.context:,} tokens",
+        f"prompts of {number_of(load.context, 'token')}",
         f"at least {_seconds(speed.prefill.time_s)}, bound by {speed.prefill.bound}; "
         f"at most {_rate(speed.prompt_tokens_per_s)} tokens/s",
     )

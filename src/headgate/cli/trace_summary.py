@@ -8,6 +8,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from headgate.wording import number_of
+
 if TYPE_CHECKING:
     from headgate.observe.reader import TraceFile
 
@@ -37,7 +39,7 @@ def print_summary(recorded: TraceFile, console: Console) -> None:
     """Print what was recorded as a table, a line for each layer."""
     summary = summarise(recorded)
     console.print(
-        f"{summary['path']}: {summary['tokens']} tokens in {summary['sequences']} sequences"
+        f"{summary['path']}: {number_of(summary['tokens'], 'token')} in {number_of(summary['sequences'], 'sequence')}"
         f"{'' if recorded.is_complete else ', incomplete'}",
         soft_wrap=True,
         markup=False,

@@ -25,6 +25,7 @@ from headgate.demo.view import Show, format_duration, open_view, show_nothing
 from headgate.demo.walk import choose_token, route_passage, walk_token
 from headgate.nn import MoE
 from headgate.parallel.launch import on_first_rank
+from headgate.wording import number_of
 
 COMPARE = "compare.json"
 
@@ -146,11 +147,12 @@ def _train(launch: Launch, out: Path, config: DemoConfig, *, resume: bool) -> tu
 
 def _introduction(config: DemoConfig) -> str:
     model = config.model
+    layers, experts = number_of(model.num_layers, "layer"), number_of(model.num_experts, "expert")
     if model.feed_forward == "dense":
-        return f"A dense language model of {model.num_layers} layers, with as many active parameters as the MoE model."
+        return f"A dense language model of {layers}, with as many active parameters as the MoE model."
     spec = router_spec(model)
     return (
-        f"A small language model of {model.num_layers} layers. Each has {model.num_experts} experts, of which "
+        f"A small language model of {layers}. Each has {experts}, of which "
         f"{spec.top_k if spec.selection != 'expert_choice' else f'{spec.top_k} on average'} work on any one token "
         f"(router {model.router}, balance {model.balance})."
     )

@@ -20,6 +20,7 @@ from headgate.kernels.backends import choose_backend
 from headgate.nn import PassNorms, measure_norms, tap
 from headgate.observe.record import trace_of
 from headgate.observe.shape import describe_shape
+from headgate.observe.tokenizer_hash import hash_tokenizer
 from headgate.observe.trace import RoutingTrace
 
 SAMPLE_TOKENS = 2048
@@ -85,6 +86,7 @@ def _metadata(model: nn.Module, token_ids: Tensor, tokenizer: Tokenizer, config:
     return {
         "model": "headgate demo",
         "config": config.to_dict(),
+        "tokenizer_hash": hash_tokenizer(tokenizer),
         "token_strings": dict(zip(map(str, occurring), token_strings(tokenizer, occurring), strict=True)),
         "headgate": importlib.metadata.version("headgate"),
         "torch": torch.__version__,

@@ -16,6 +16,7 @@ from headgate.observe.summary import TraceSummary, summarise_trace
 from headgate.observe.validate import validate_trace
 from headgate.observe.verdict import judge_layers
 from headgate.spec import RouterSpec
+from headgate.wording import number_of
 
 TIE_FRACTION = 0.01
 """Above this part of exact ties, which expert is chosen is an accident of the tie rule for many tokens."""
@@ -69,12 +70,13 @@ def _check_format(trace: TraceFile) -> list[Finding]:
 
 
 def _check_complete(trace: TraceFile) -> Finding:
+    tokens = number_of(trace.num_tokens, "token")
     if trace.is_complete:
-        return Finding(check="complete", status="pass", sentence=f"{trace.num_tokens:,} tokens")
+        return Finding(check="complete", status="pass", sentence=tokens)
     return Finding(
         check="complete",
         status="warn",
-        sentence=f"the writer was killed or is still at work; this is what it wrote: {trace.num_tokens:,} tokens",
+        sentence=f"the writer was killed or is still at work; this is what it wrote: {tokens}",
     )
 
 
@@ -121,19 +123,20 @@ def _check_dead(summary: TraceSummary) -> Finding:
     layers = [layer for layer in summary.layers if layer.dead.count and layer.dead.num_rows]
     if not layers:
         return Finding(check=name, status="pass", sentence="every expert of every layer got rows")
-    number = sum(layer.dead.count for layer in layers)
+    idle = number_of(sum(layer.dead.count for layer in layers), "expert")
     sure = [layer.layer for layer in layers if layer.is_death_shown]
     if sure:
-        said = f"{number} experts got nothing; the sample shows it for {name_layers(sure)}"
+        said = f"{idle} got nothing; the sample shows it for {name_layers(sure)}"
         return Finding(check=name, status="fail", sentence=said)
     needed = max(layer.dead.num_rows_needed for layer in layers)
     rows = min(layer.dead.num_rows for layer in layers)
+    few = number_of(rows, "row")
     bounds = [layer.dead_bound for layer in layers if layer.dead_bound is not None]
     if rows >= needed and bounds:
-        said = f"{number} experts got nothing, but the sequences differ so much that one may have up to "
+        said = f"{idle} got nothing, but the sequences differ so much that one may have up to "
         said += f"{max(bounds):.2f} of an even share (95 %); record more of them"
         return Finding(check=name, status="unknown", sentence=said)
-    said = f"{number} experts got nothing, but {rows} rows in a layer are too few to call them dead ({needed} would do)"
+    said = f"{idle} got nothing, but {few} in a layer are too few to call them dead ({needed} would do)"
     return Finding(check=name, status="unknown", sentence=said)
 
 

@@ -132,9 +132,9 @@ def _find_poor(
 ) -> Iterator[tuple[ExpertCoverage, Need | None]]:
     """Each poor expert, and its interval where those of all of them are to hold at once."""
     num_poor = sum(int((row < needed).sum()) for row in counts)
-    if not num_poor:
-        return
-    for layer, row, rates in zip(layers, counts, _sum_rates(trace, layers), strict=True):
+    # Also where the counts suffice: reading the choices finds those of experts that there are not.
+    sums = _sum_rates(trace, layers)
+    for layer, row, rates in zip(layers, counts, sums if num_poor else [], strict=bool(num_poor)):
         alone, at_once = (rates.intervals(confidence=1 - (1 - CONFIDENCE) / number) for number in (1, num_poor))
         for expert in (row < needed).nonzero()[:, 0].tolist():
             rows = int(row[expert])

@@ -15,8 +15,10 @@ from headgate.observe.noted import NotedLayer, noted_layers
 from headgate.observe.trace import RoutingTrace
 from headgate.observe.utilisation import utilisation
 from headgate.observe.verdict import judge_layers, judge_trace
+from headgate.wording import number_of
 
 _LONGEST = 40
+_SIZES = ("sequence", "token", "layer", "expert")
 _SHOWN_TOKENS = 12
 
 _STEPS = (1e-9, 0.5, 0.8, 1.25, 2.0)
@@ -56,7 +58,7 @@ def trace_html(trace: TraceSource) -> str:
     model = trace.metadata.get("model")
     title = f"Routing of {html.escape(escape_text(str(model)))}" if model else "Routing trace"
     sequences = len(trace.seq_offsets) - 1
-    sizes = f"{sequences} sequences, {trace.num_tokens} tokens, {num_layers} layers, {trace.num_experts} experts"
+    sizes = ", ".join(map(number_of, (sequences, trace.num_tokens, num_layers, trace.num_experts), _SIZES))
     return (
         f"<div><b>{title}</b><br>{sizes}, top {top_k}<br><b>{verdict.status}</b>: {html.escape(verdict.sentence)}"
         f"{_load_map(trace.counts, layers)}{_first_tokens(beginning)}</div>"

@@ -19,6 +19,7 @@ from headgate.observe.metrics import (
     load_ratio,
     load_variation,
 )
+from headgate.wording import number_of
 
 Verdict = Literal["healthy", "imbalanced", "collapsed"]
 
@@ -148,21 +149,18 @@ def _sentence(
     }
     if verdict == "healthy" and dead.count:
         parts["healthy"] = "the work is shared evenly among the experts seen so far"
+    idle = number_of(dead.count, "expert")
     said = [parts[verdict], f"the busiest does {ratio:.2f} times an even share"]
     if dead.count and dead.is_sample_sufficient:
-        said.append(f"{_count(dead.count, 'expert')} dead ({_ids(dead.expert_ids)})")
+        said.append(f"{idle} dead ({_ids(dead.expert_ids)})")
     elif dead.count:
         said.append(
-            f"{_count(dead.count, 'expert')} got nothing, but {dead.num_rows} rows are too few to call one dead "
+            f"{idle} got nothing, but {number_of(dead.num_rows, 'row is', 'rows are')} too few to call one dead "
             f"({dead.num_rows_needed} would do)"
         )
     if dropped:
         said.append(f"{dropped:.1%} of the choices were dropped because the expert was full")
     return "; ".join(said)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _ids(expert_ids: tuple[int, ...]) -> str:

@@ -18,6 +18,7 @@ from headgate.observe.health import (
     judge_load,
 )
 from headgate.observe.noted import NotedLayer
+from headgate.wording import number_of
 
 RULES = (
     f"A layer counts as collapsed where its experts use less than {COLLAPSED_SPREAD:.0%} of the room between K and all "
@@ -114,7 +115,7 @@ def _dead(known: Mapping[int, LayerHealth]) -> list[str]:
     unsure = sum(found.dead.count for found in known.values() if not found.dead.is_sample_sufficient)
     said = []
     if sure:
-        said.append(f"{sure} {'expert is' if sure == 1 else 'experts are'} dead")
+        said.append(f"{number_of(sure, 'expert is', 'experts are')} dead")
     if unsure:
         needed = max(found.dead.num_rows_needed for found in known.values())
         said.append(f"{unsure} more got nothing, in fewer rows than it takes to call them dead ({needed:,} in a layer)")

@@ -34,6 +34,7 @@ class Device:
             has no link but its host's.
         node_size: devices that such links join.
         bandwidth_source, peak_source, date: where the figures come from, and when they were put down here.
+        checked: a second page that prints the same figures; None where none was looked up, or what was measured.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Device:
     bandwidth_source: str
     peak_source: str
     date: str
+    checked: str | None = None
 
     def peak_for(self, arithmetic: str) -> float:
         """FLOP per second in an arithmetic, or in the next wider one that the device has.

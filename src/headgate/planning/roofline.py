@@ -197,7 +197,7 @@ def decode_work(
     return StepWork(
         dense_bytes=dense_weight_bytes(shape, precision),
         experts_bytes=experts_read_bytes(shape, precision, touches, batch=max(1, batch // copies)),
-        cache_bytes=read,
+        cache_bytes=float(read),
         flops=_add(flops, precision.wide.arithmetic, attention),
     )
 

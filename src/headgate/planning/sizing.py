@@ -128,6 +128,25 @@ class SizeReport:
         """The ceiling at the workload's own batch; None without a device."""
         return next((speed for speed in self.speed if speed.batch == self.workload.batch), None)
 
+    def picture(self) -> dict[str, Any]:
+        """Tokens per second and memory against the batch, as the page draws them.
+
+        Raises:
+            InputError: there is no device.
+        """
+        device = self.workload.device
+        if device is None:
+            raise InputError("device (=None) must be given for a picture of speed; pass Workload(device=...)")
+        return {
+            "model": self.shape.name,
+            "device": device.title,
+            "context": self.workload.context,
+            "memory_bytes": device.memory_bytes,
+            "by_batch": [
+                [speed.batch, speed.tokens_per_s, speed.rank_bytes, speed.decode.bound] for speed in self.speed
+            ],
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """The report as values that JSON can hold."""
         return {

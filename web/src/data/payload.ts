@@ -94,6 +94,16 @@ export const ARRAY_NAMES = [
 export type ArrayName = (typeof ARRAY_NAMES)[number];
 export type Arrays = { readonly [name in ArrayName]?: NumberArray };
 
+/** What a model takes on a device, by `headgate report --model --device`. */
+export interface Speed {
+  readonly model: string;
+  readonly device: string;
+  readonly context: number;
+  readonly memory_bytes: number;
+  /** Sequences, tokens per second at most, bytes, and what bounds the speed. */
+  readonly by_batch: readonly (readonly [number, number, number, string])[];
+}
+
 /** The facts of a trace, all but its arrays. */
 export interface TraceFacts {
   readonly name: string;
@@ -105,6 +115,7 @@ export interface TraceFacts {
   readonly layers: readonly Layer[];
   readonly strings: readonly string[];
   readonly size: Size | null;
+  readonly speed: Speed | null;
 }
 
 export interface LayerAgreement {

@@ -1,18 +1,26 @@
-import { bin, max, quantileSorted } from "d3-array";
+import { quantileSorted } from "d3-array";
 import { scaleLinear } from "d3-scale";
 import { useMemo } from "preact/hooks";
 import type { Trace } from "../data/trace";
 import { useWidth } from "../draw/canvas";
 import { formatNumberOf, formatTimes } from "../format";
+import { binRatios, sharedScales, type SharedScales } from "./passes";
 
 const HEIGHT = 92;
 const BASE = 70;
-const NUM_BINS = 40;
+
+interface PassDistributionProps {
+  readonly trace: Trace;
+  /** All that the page shows: they share their axes, so that the columns compare. */
+  readonly traces: readonly Trace[];
+  readonly layer: number;
+}
 
 /** How uneven single forward passes were in one layer. Over a whole trace much evens out that made a pass wait. */
-export function PassDistribution({ trace, layer }: { trace: Trace; layer: number }) {
+export function PassDistribution({ trace, traces, layer }: PassDistributionProps) {
   const [element, width] = useWidth<HTMLDivElement>();
   const ratios = useMemo(() => trace.passRatios(layer).sort((a, b) => a - b), [trace, layer]);
+  const scales = useMemo(() => sharedScales(traces.map((one) => one.passRatios(layer))), [traces, layer]);
   if (ratios.length === 0) return null;
   const median = quantileSorted(ratios, 0.5) ?? 1;
   const high = quantileSorted(ratios, 0.95) ?? 1;
@@ -26,6 +34,7 @@ export function PassDistribution({ trace, layer }: { trace: Trace; layer: number
       <div ref={element} class="chart">
         <Histogram
           ratios={ratios}
+          scales={scales}
           width={width}
           marks={[
             ["half", median],
@@ -39,21 +48,16 @@ export function PassDistribution({ trace, layer }: { trace: Trace; layer: number
 
 interface HistogramProps {
   readonly ratios: readonly number[];
+  readonly scales: SharedScales;
   readonly width: number;
   readonly marks: readonly (readonly [string, number])[];
 }
 
-function Histogram({ ratios, width, marks }: HistogramProps) {
-  const upper = Math.max(2, max(ratios) ?? 2);
-  const x = scaleLinear()
-    .domain([1, upper])
-    .nice()
-    .range([1, Math.max(2, width - 24)]);
-  const [low, high] = x.domain() as [number, number];
-  const bins = bin<number, number>().domain([low, high]).thresholds(x.ticks(NUM_BINS))(ratios);
-  const y = scaleLinear()
-    .domain([0, max(bins, (group) => group.length) ?? 1])
-    .range([0, BASE - 20]);
+function Histogram({ ratios, scales, width, marks }: HistogramProps) {
+  const x = scaleLinear(scales.domain, [1, Math.max(2, width - 24)]);
+  const [low] = scales.domain;
+  const bins = binRatios(ratios, scales.domain);
+  const y = scaleLinear([0, scales.tallest * ratios.length], [0, BASE - 20]);
   return (
     <svg width={width} height={HEIGHT} viewBox={`0 0 ${width} ${HEIGHT}`} aria-hidden="true">
       {bins.map((group) => (

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from headgate.errors import ArtifactError, InputError
 from headgate.integrations.transformers.hub import reading_options
-from headgate.integrations.transformers.inspection import load_config
+from headgate.integrations.transformers.inspection import load_config, require_one_text
 from headgate.integrations.transformers.recording import known_specs, make_trace
 from headgate.integrations.transformers.tap import Tape, require_sites, tap
 from headgate.observe.battery import RANKED, ModelPass, changed_fraction, choose_in, examine
 from headgate.observe.check_model import in_mode, poison_first
 from headgate.observe.findings import Finding
 from headgate.observe.trace import RoutingTrace
+from headgate.wording import number_of
 
 AGREEMENT = 0.9
 """A formula that gives the model's own choice for fewer tokens than this is not the model's."""
@@ -79,11 +80,11 @@ def load_checkpoint(name: str) -> tuple[nn.Module, Any]:
 
     Raises:
         ArtifactError: there is no such model, or its weights are missing.
-        InputError: it has no MoE layer.
+        InputError: it has no MoE layer, or an encoder.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    load_config(name)
+    require_one_text(load_config(name), name)
     options = reading_options(name)
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(name, dtype="auto", **options)
@@ -125,8 +126,9 @@ def text_to_check(model: Any, tokenizer: Any, texts: Sequence[str]) -> tuple[Int
         raise InputError(f"the text has {len(found)} tokens, and two sequences need at least 4; give more text")
     count = len(found) // length
     ids = torch.tensor(found[: count * length]).view(count, length)
+    sequences = number_of(count, "sequence")
     of = "the text given" if texts else "Python's documentation"
-    return ids, Finding(check="text", status="pass", sentence=f"{count} sequences of {length} tokens of {of}")
+    return ids, Finding(check="text", status="pass", sentence=f"{sequences} of {length} tokens of {of}")
 
 
 def _tokens(tokenizer: Any, texts: Iterable[str]) -> Iterator[int]:

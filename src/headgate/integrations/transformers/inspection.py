@@ -109,6 +109,19 @@ def load_config(model: str) -> Any:
         ) from error
 
 
+def require_one_text(config: Any, model: str) -> None:
+    """Refuse a model with an encoder, where one text is to be run through all of its layers.
+
+    Raises:
+        InputError: says what can be done with such a model.
+    """
+    if getattr(config, "is_encoder_decoder", False):
+        raise InputError(
+            f"model (={model}) of type {config.model_type!r} must be a causal language model, and it has an encoder: "
+            "its layers see two texts; run it yourself within headgate.tap, or use headgate inspect and headgate size"
+        )
+
+
 def inspect_model(model: str) -> Inspection:
     """Describe the MoE layers of a model, from its configuration.
 

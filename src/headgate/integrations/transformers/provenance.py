@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from headgate.errors import InputError
 from headgate.integrations.transformers.sites import find_sites
 from headgate.integrations.transformers.wires import find_router
+from headgate.observe.tokenizer_hash import hash_tokenizer, hash_vocabulary
 
 _FIXED = ("model", "revision", "config_hash", "weights_hash", "tokenizer_hash", "dtype", "text_hash", "options")
 """What must be the same when a recording goes on."""
@@ -40,7 +40,7 @@ def describe_recording(
         "revision": getattr(config, "_commit_hash", None),
         "config_hash": _hash(config.to_json_string().encode()),
         "weights_hash": hash_weights(model),
-        "tokenizer_hash": hash_tokenizer(tokenizer),
+        "tokenizer_hash": _hash_tokenizer(tokenizer),
         "text_hash": text_hash,
         "options": dict(options),
         "engine": "transformers",
@@ -67,14 +67,6 @@ def require_same_recording(noted: Mapping[str, Any], wanted: Mapping[str, Any], 
                 f"{path} was recorded with {name} {_short(before.get(name))}, and now it is {_short(now[name])}; "
                 "go on with what it began with, or record to another file"
             )
-
-
-def hash_tokenizer(tokenizer: Any) -> str:
-    """SHA-256 of a tokenizer: of its tokenizer.json where it has one, else of its vocabulary."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:
-        return _hash(backend.to_str().encode())
-    return _hash(json.dumps(tokenizer.get_vocab(), sort_keys=True).encode())
 
 
 def hash_weights(model: torch.nn.Module) -> str:
@@ -117,6 +109,12 @@ def _sample(tensor: torch.Tensor) -> torch.Tensor:
 
 def _bytes_of(tensor: torch.Tensor) -> bytes:
     return tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+
+
+def _hash_tokenizer(tokenizer: Any) -> str:
+    """Of what its ids mean; a tokenizer without a file of the package `tokenizers` has a vocabulary at least."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return hash_vocabulary(tokenizer.get_vocab()) if backend is None else hash_tokenizer(backend)
 
 
 def _hash(content: bytes) -> str:

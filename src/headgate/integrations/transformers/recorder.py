@@ -13,7 +13,7 @@ from torch import nn
 
 from headgate.errors import ArtifactError, InputError
 from headgate.integrations.transformers.hub import reading_options
-from headgate.integrations.transformers.inspection import load_config
+from headgate.integrations.transformers.inspection import load_config, require_one_text
 from headgate.integrations.transformers.norms import describe_unmeasured, measure_norms
 from headgate.integrations.transformers.provenance import describe_recording
 from headgate.integrations.transformers.recording import make_trace
@@ -49,11 +49,11 @@ def load_model(name: str) -> tuple[nn.Module, Any]:
 
     Raises:
         ArtifactError: there is no such model, or its weights or its tokenizer are missing.
-        InputError: it has no MoE layer.
+        InputError: it has no MoE layer, or an encoder.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    load_config(name)
+    require_one_text(load_config(name), name)
     options = reading_options(name)
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(name, dtype="auto", **options)

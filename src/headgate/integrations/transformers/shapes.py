@@ -19,6 +19,7 @@ from headgate.integrations.transformers.sites import Site, find_sites
 from headgate.planning.catalogue import CatalogueEntry, Published, find_model, suggest_models
 from headgate.planning.formats import FORMATS
 from headgate.planning.parameters import ModelShape, Role, RoutedLayer
+from headgate.wording import number_of
 
 _OF_OTHER_TOKENS = re.compile(r"\.vision_moe\.")
 """Experts that only image tokens go to, in the same layers as those for text (ERNIE 4.5 VL)."""
@@ -184,7 +185,7 @@ def _notes(config: Any, roles: set[Role]) -> list[str]:
     mtp = getattr(text, "num_nextn_predict_layers", None) or getattr(text, "mtp_num_hidden_layers", None)
     if mtp and Role.MTP not in roles:
         notes.append(
-            f"The checkpoint holds {mtp} multi-token-prediction layer{'s' if mtp > 1 else ''} besides, which "
+            f"The checkpoint holds {number_of(mtp, 'multi-token-prediction layer')} besides, which "
             "transformers does not load; no count here includes them."
         )
     if getattr(config, "is_encoder_decoder", False):

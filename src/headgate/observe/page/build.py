@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +64,7 @@ def make_page(
     names: tuple[str, str] = ("A", "B"),
     assume_aligned: bool = False,
     budget: PageBudget | None = None,
+    speeds: Sequence[Mapping[str, Any]] | None = None,
 ) -> Page:
     """Work out what a page shows of one trace, or of two on the same tokens.
 
@@ -73,6 +75,7 @@ def make_page(
         names: what to call the traces.
         assume_aligned: see `align`.
         budget: of bytes; None = the usual one, for a page below 8 MB.
+        speeds: for each trace, a `picture` of headgate.planning.sizing; None for none.
 
     Raises:
         InputError: the traces do not hold the same tokens, layers and experts.
@@ -99,6 +102,8 @@ def make_page(
         builders = [_Builder(trace, cut, half) for trace, cut in zip((first, second), cuts, strict=True)]
         entries = [builder.entry(name) for builder, name in zip(builders, names, strict=True)]
         comparison = comparison_entry(found, builders[0].part, builders[1].part)
+    for place, entry in enumerate(entries):
+        entry["speed"] = None if speeds is None else speeds[place]
     header = {
         "page": PAGE_VERSION,
         "title": title or _title(first, second),

@@ -12,6 +12,7 @@ from torch import Tensor
 from headgate.flow import NO_EXPERT
 from headgate.observe.differences import LayerDiff, TraceDiff
 from headgate.observe.trace import RoutingTrace
+from headgate.wording import number_of
 
 MOST_CHANGED = 500
 
@@ -66,9 +67,9 @@ def _layer_entry(layer: LayerDiff) -> dict[str, float]:
 
 
 def _sentence(found: TraceDiff) -> str:
-    overall = found.agreement
+    overall, tokens = found.agreement, number_of(found.num_tokens, "token")
     said = [
-        f"On the {found.num_tokens:,} tokens that both traces have, overlap@{found.k} is {overall.overlap:.4f}, and "
+        f"On the {tokens} that both traces have, overlap@{found.k} is {overall.overlap:.4f}, and "
         f"{overall.flipped_fraction:.2%} of the choices changed."
     ]
     if found.buckets and overall.flipped_fraction:
@@ -78,8 +79,8 @@ def _sentence(found: TraceDiff) -> str:
         )
     if any(found.num_unmatched):
         said.append(
-            f"{found.num_unmatched[0]} sequences of the first and {found.num_unmatched[1]} of the second have no "
-            "partner and are left out."
+            f"Without a partner, and left out: {number_of(found.num_unmatched[0], 'sequence')} of the first, "
+            f"{found.num_unmatched[1]:,} of the second."
         )
     if not found.is_checked:
         said.append("The traces have no token ids: that their tokens are the same was said, and is not checked.")

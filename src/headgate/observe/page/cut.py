@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from headgate.observe.align import Alignment, TraceSource
 from headgate.observe.trace import Phase
+from headgate.wording import number_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +78,7 @@ class Cut:
                 "counts, verdicts and experts are of all"
             )
         if self.num_padding:
-            parts.append(f"{self.num_padding:,} tokens of padding are left out")
+            parts.append(f"{number_of(self.num_padding, 'token of padding is', 'tokens of padding are')} left out")
         return "; ".join(parts) + "." if parts else None
 
 

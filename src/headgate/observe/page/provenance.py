@@ -11,6 +11,7 @@ from headgate.observe.page.scores import PageScores
 from headgate.observe.reader import TraceFile
 from headgate.observe.summary import TraceSummary
 from headgate.observe.trace import RoutingTrace
+from headgate.wording import number_of
 
 _LABELS = (
     ("model", "model"),
@@ -36,13 +37,14 @@ def provenance(trace: TraceSource, summary: TraceSummary) -> list[list[str]]:
     """Label and value of everything that is known about how a trace came to be."""
     metadata = trace.metadata
     noted = [[label, _short(metadata[key])] for key, label in _LABELS if metadata.get(key) not in (None, "")]
+    experts = number_of(summary.num_experts, "expert")
     phases = ", ".join(f"{number:,} {name.replace('_', ' ')}" for name, number in summary.phases.items())
     return [
         *noted,
         *([["backend", _backends(metadata["backends"])]] if metadata.get("backends") else []),
         ["tokens", f"{summary.num_tokens:,}" + (f" ({phases})" if len(summary.phases) > 1 else "")],
         ["sequences", f"{summary.num_sequences:,}"],
-        ["layers", f"{summary.num_layers} with at most {summary.num_experts} experts, top {summary.top_k}"],
+        ["layers", f"{summary.num_layers} with at most {experts}, top {summary.top_k}"],
     ]
 
 
@@ -86,11 +88,11 @@ def not_shown(
         layers: of the trace, as noted.
         scores: that the page holds.
     """
+    tokens, sequences = number_of(summary.num_tokens, "token"), number_of(summary.num_sequences, "sequence")
     said = [
         "Why a router prefers an expert. The page shows what was scored and chosen, not what it means.",
         "How well an expert does its work. Getting a token often is no proof of skill with it.",
-        f"Other text. These are {summary.num_tokens:,} tokens of {_plural(summary.num_sequences, 'sequence')}; "
-        "on another text the load may be another.",
+        f"Other text. These are {tokens} of {sequences}; on another text the load may be another.",
         "Time. The compute that is skipped is counted in experts, not measured in seconds.",
         "Attention, and whatever else is outside of the routed layers.",
     ]
@@ -127,7 +129,3 @@ def _rounding(scores: PageScores | None) -> list[str]:
         f"{said}. The recorded experts follow from them for {scores.num_same:,} of {scores.num_decided:,} choices "
         "shown with scores."
     ]
-
-
-def _plural(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -12,6 +12,7 @@ from headgate.observe.align import TraceSource
 from headgate.observe.noted import NotedLayer
 from headgate.observe.shape import RecordedShape
 from headgate.observe.trace import RoutingTrace
+from headgate.wording import number_of
 
 _WINDOWS = (1, 8, 64, 512)
 """So many neighbouring tokens are taken as one pass, to see how many experts they touch together."""
@@ -34,7 +35,7 @@ def size_entry(trace: TraceSource, part: RoutingTrace, layers: Sequence[NotedLay
     num_experts = sum(layer.num_experts for layer in layers)
     expert_bytes = shape.num_expert_parameters * dtype.itemsize
     touched = _touched(part, layers)
-    touched.append((f"all {trace.num_tokens:,} tokens", float(_touched_by_all(trace, layers))))
+    touched.append((f"all {number_of(trace.num_tokens, 'token')}", float(_touched_by_all(trace, layers))))
     return {
         "total": shape.num_parameters,
         "active": always + routed_active,
@@ -58,7 +59,7 @@ def _touched(part: RoutingTrace, layers: Sequence[NotedLayer]) -> list[tuple[str
             break
         ids = part.topk_ids[:, : num_windows * window]
         total = sum(_distinct(ids[row], window, layer.num_experts) for row, layer in enumerate(layers))
-        found.append((f"{window} tokens" if window > 1 else "1 token", total / num_windows))
+        found.append((number_of(window, "token"), total / num_windows))
     return found
 
 
