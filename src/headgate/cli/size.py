@@ -93,7 +93,7 @@ def size(
 def _read(model: str) -> tuple[ModelShape, Published | None, Checkpoint | None]:
     """A model as sizing sees it, its vendor's figures and its files, where there are any."""
     if model.endswith(".toml"):
-        from headgate.observe.files import explain_os_errors
+        from headgate.files import explain_os_errors
         from headgate.planning.layer_file import parse_layer_file
 
         with explain_os_errors("read", Path(model)):
