@@ -43,7 +43,7 @@ class ShardedExperts(Experts):
     ) -> None:
         nn.Module.__init__(self)
         self.spec, self.d_model, self.d_ff = experts.spec, experts.d_model, experts.d_ff
-        self.num_experts = experts.num_experts
+        self.num_experts, self.recompute = experts.num_experts, experts.recompute
         self._up_name = experts._up_name
         self._own_mesh, self.mesh, self.average_gradients = mesh, as_one_dimension(mesh), average_gradients
         # Set from outside for the time of a measurement: what is told of each forward pass.
@@ -138,7 +138,11 @@ class ShardedExperts(Experts):
         function = self.spec.function
 
         def run_local(tokens: Tensor, local_plan: DispatchPlan, local_weights: Tensor) -> Tensor:
-            options: dict[str, Any] = {"apply_to": apply_to, "batch_invariant": batch_invariant}
+            options: dict[str, Any] = {
+                "apply_to": apply_to,
+                "batch_invariant": batch_invariant,
+                "recompute": self.recompute,
+            }
             return run_experts(tokens, local_plan, local_weights, weights, function, **options)
 
         has_zero_compute = plan.num_experts > self.num_experts
