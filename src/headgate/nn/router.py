@@ -116,6 +116,7 @@ class Router(nn.Module):
         sequence_length: int | None = None,
         token_ids: Int[Tensor, " T"] | None = None,
         is_padding: Bool[Tensor, " T"] | None = None,
+        keeps_rows: bool = False,
     ) -> Routing:
         """Route T tokens.
 
@@ -124,6 +125,7 @@ class Router(nn.Module):
             sequence_length: the tokens are sequences of this length; None = one sequence.
             token_ids: [T], for hash routers.
             is_padding: [T], tokens that no expert may get.
+            keeps_rows: the plan has T * K rows whatever is dropped; see `plan_token_choice`.
 
         Returns:
             The decision, with its autograd graph.
@@ -141,6 +143,7 @@ class Router(nn.Module):
             is_padding=is_padding,
             recorded=None if self.replayed is None else self.replayed(x, is_padding),
             peers=self.peers,
+            keeps_rows=keeps_rows,
         )
         logits, deciding, scores = self._score(x, batch)
         state = RouterState(

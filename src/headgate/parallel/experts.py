@@ -57,6 +57,10 @@ class ShardedExperts(Experts):
                 self.register_parameter(name, None)
         self.train(experts.training)
 
+    def passes_over_rows(self, x: Float[Tensor, "T D"]) -> bool:
+        """Whether rows for nobody do no harm: they would travel."""
+        return False
+
     def place(self, placement: Placement) -> None:
         """Route to this placement from now on; its weights are the caller's to bring."""
         group, rank = self.mesh.get_group(), self.mesh.get_local_rank()
