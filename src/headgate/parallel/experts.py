@@ -60,6 +60,10 @@ class ShardedExperts(Experts):
         assert found is not None  # Since it was made.
         return found
 
+    def passes_over_rows(self, x: Float[Tensor, "T D"]) -> bool:
+        """Whether rows for nobody do no harm: they would travel."""
+        return False
+
     @property
     def local_experts(self) -> tuple[int, ...]:
         """The experts on this rank, in the order of its weights."""
