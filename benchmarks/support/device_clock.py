@@ -17,6 +17,11 @@ _COPY_BYTES, _MATRIX = 1 << 31, 8192
 _PROBES = 5
 
 
+def is_gpu(device: torch.device) -> bool:
+    """Whether streams, events and graphs are there."""
+    return device.type == "cuda"
+
+
 class DeviceClock:
     """Times calls on one device, in interleaved rounds with cold caches.
 
@@ -26,7 +31,7 @@ class DeviceClock:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.is_gpu = device.type == "cuda"
+        self.is_gpu = is_gpu(device)
         self._flushed = torch.empty(FLUSH_BYTES if self.is_gpu else 1, dtype=torch.uint8, device=device)
 
     def time_once(self, call: Callable[[], object]) -> float:

@@ -17,7 +17,7 @@ from triton.runtime.autotuner import Autotuner
 from headgate.kernels.triton.schedule import Schedule
 
 
-class Tuner(Autotuner):
+class Tuner(Autotuner):  # type: ignore[misc]
     """Triton's autotuner, which keeps what it measured in Triton's cache on disk."""
 
     def prune_configs(self, kwargs: dict[str, Any]) -> list[Config]:
