@@ -3,14 +3,16 @@
 OLMoE-1B-7B's shapes (D 2048, F 1024, E 64, K 8) with random bfloat16 weights and fewer layers, on the CPU: attention,
 norms and head are transformers' own in every contender. Prefill: one sequence; decode: one token for each sequence of a
 batch, on a cache of 128 tokens that is cropped again after each step, four steps a timing. The contenders take turns in
-one process, on the same weights; the default of transformers is `grouped_mm`. What a tap costs is the median, over
-rounds, of the time with it over the time without it in the same round: the machine's speed drifts by more than that.
+one process, on the same weights; the default of transformers is `grouped_mm`. What a tap costs is timed apart: the
+median, over many pairs of one step each, of the time with it over the time without it, since the machine's speed drifts
+by more than that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -22,6 +24,9 @@ from transformers import DynamicCache, OlmoeConfig, OlmoeForCausalLM
 import headgate.integrations.transformers as integration
 
 CONTEXT = 128
+CASES = {"prefill-512": (1, 512), "decode-1": (1, 1), "decode-8": (8, 1), "decode-32": (32, 1)}
+"""Sequences, and the tokens of each in one step."""
+
 STEPS = {"prefill": 1, "decode": 4}
 SIZES = ("phase", "batch", "tokens", "backend")
 COLUMNS = (*SIZES, "tokens_per_s", "ms_a_step", "quartiles_ms", "speedup", "tap_percent", "tap_quartiles")
@@ -78,16 +83,17 @@ def run_as(
     return call
 
 
-def measure(model: OlmoeForCausalLM, phase: str, batch: int, tokens: int, rounds: int) -> list[tuple[Any, ...]]:
+def measure(model: OlmoeForCausalLM, case: str, rounds: int, pairs: int) -> list[tuple[Any, ...]]:
+    """The rows of one case."""
+    phase, (batch, tokens) = case.partition("-")[0], CASES[case]
     step = make_step(model, batch=batch, tokens=tokens, context=0 if phase == "prefill" else CONTEXT)
     calls = {name: run_as(model, name, step) for name in ("grouped_mm", "headgate", "headgate + tap")}
     require_alike(model, calls)
+    of_tap = measure_tap(calls, pairs)
     num_steps = STEPS[phase]
     calls = {name: run_as(model, name, step, num_steps) for name in calls}
     timings = time_interleaved(calls, rounds=rounds, warm_up=1)
     base = timings["grouped_mm"].median_s
-    lower, cost, upper = paired_quartiles(timings["headgate + tap"], timings["headgate"])
-    of_tap = (100 * (cost - 1), f"{100 * (lower - 1):.1f} to {100 * (upper - 1):.1f}")
     return [
         (
             phase,
@@ -102,6 +108,13 @@ def measure(model: OlmoeForCausalLM, phase: str, batch: int, tokens: int, rounds
         )
         for name, timing in timings.items()
     ]
+
+
+def measure_tap(calls: dict[str, Callable[[], torch.Tensor]], pairs: int) -> tuple[float, str]:
+    """What a tap adds to a step, in per cent: the median of the pairs, and their quartiles."""
+    timings = time_interleaved({name: calls[name] for name in ("headgate", "headgate + tap")}, rounds=pairs)
+    lower, cost, upper = paired_quartiles(timings["headgate + tap"], timings["headgate"])
+    return 100 * (cost - 1), f"{100 * (lower - 1):.1f} to {100 * (upper - 1):.1f}"
 
 
 def require_alike(model: OlmoeForCausalLM, calls: dict[str, Callable[[], torch.Tensor]]) -> None:
@@ -121,16 +134,19 @@ def require_alike(model: OlmoeForCausalLM, calls: dict[str, Callable[[], torch.T
         raise SystemExit("the tap changed the output; nothing was timed")
 
 
-def main(layers: int = 4, rounds: int = 5) -> None:
-    """Time prefill and decode on each backend."""
+def main(layers: int = 4, rounds: int = 5, pairs: int = 30, only: str = "") -> None:
+    """Time prefill and decode on each backend: all cases, or the ones named, such as "decode-1,decode-32"."""
+    cases = [name for name in only.split(",") if name] or list(CASES)
+    if unknown := [name for name in cases if name not in CASES]:
+        raise typer.BadParameter(f"{unknown} must be of {', '.join(CASES)}", param_hint="--only")
     integration.register()
     model = build_model(layers)
     rows: list[tuple[Any, ...]] = []
     with torch.inference_mode():
-        for phase, batch, tokens in (("prefill", 1, 512), ("decode", 1, 1), ("decode", 8, 1), ("decode", 32, 1)):
-            rows += measure(model, phase, batch, tokens, rounds)
-    title = f"OLMoE-1B-7B with {layers} layers, bfloat16"
-    publish("whole_model", title, COLUMNS, rows, layers=layers, rounds=rounds, context=CONTEXT)
+        for case in cases:
+            rows += measure(model, case, rounds, pairs)
+    title = f"OLMoE-1B-7B with {layers} layers, bfloat16, transformers {version('transformers')}"
+    publish("whole_model", title, COLUMNS, rows, layers=layers, rounds=rounds, pairs=pairs, context=CONTEXT)
 
 
 if __name__ == "__main__":

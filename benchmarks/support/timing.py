@@ -29,6 +29,7 @@ def time_interleaved(
     rounds: int,
     warm_up: int = 2,
     between: Mapping[str, Callable[[], object]] | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timing]:
     """Time several calls in turn, round after round, so that a slow minute hits all of them alike.
 
@@ -39,16 +40,17 @@ def time_interleaved(
         rounds: at least 2, for there to be quartiles.
         warm_up: rounds before these, not counted.
         between: timed as well, before each of `calls`, such as what clears the caches.
+        clock: in seconds; `time.process_time` counts what this process works, whatever else runs on the machine.
     """
     before = dict(between or {})
     samples: dict[str, list[float]] = {name: [] for name in (*calls, *before)}
     for index in range(warm_up + rounds):
         for name, call in list(calls.items())[:: -1 if index % 2 else 1]:
             for timed, run in {**before, name: call}.items():
-                begin = time.perf_counter()
+                begin = clock()
                 run()
                 if index >= warm_up:
-                    samples[timed].append(time.perf_counter() - begin)
+                    samples[timed].append(clock() - begin)
     return {name: summarise(values) for name, values in samples.items()}
 
 

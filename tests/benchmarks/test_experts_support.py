@@ -138,5 +138,5 @@ def test_what_runs_between_runs_before_every_call():
     order = []
     calls = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
     times = time_interleaved(calls, rounds=2, warm_up=1, between={"-": lambda: order.append("-")})
-    assert "".join(order) == "-a-b" * 3
+    assert "".join(order) == "-a-b" + "-b-a" + "-a-b"
     assert set(times) == {"a", "b", "-"}

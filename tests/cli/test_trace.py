@@ -232,6 +232,39 @@ def test_what_a_checkpoint_lacks_is_named(kept, message, model, tmp_path, monkey
 
 
 @pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            lambda weights: weights.write_bytes(weights.read_bytes()[:9999]),
+            r"the weights of .* can't be loaded: Error wh",
+        ),
+        (
+            lambda weights: drop(weights, "layers.1.block_sparse_moe.gate"),
+            r"lacks 1 tensor .* random: .*1.mlp.gate.weig",
+        ),
+    ],
+)
+def test_weights_that_are_cut_off_or_missing_are_not_drawn_at_random(
+    spoil, message, model, tmp_path, monkeypatch, capsys
+):
+    folder = shutil.copytree(model, tmp_path / "model")
+    spoil(folder / "model.safetensors")
+    said = fail(monkeypatch, capsys, "trace", folder, "--text", "a", "-o", tmp_path / "a.safetensors")
+    assert re.search(message, said)
+
+
+def drop(weights, name):
+    kept = {key: value for key, value in load_file(weights).items() if name not in key}
+    save_file(kept, weights, metadata={"format": "pt"})
+
+
+def test_a_file_is_no_model_to_run(model, tmp_path, monkeypatch, capsys):
+    config = verb.Path(model) / "config.json"
+    said = fail(monkeypatch, capsys, "trace", config, "--text", "a", "-o", tmp_path / "a.safetensors")
+    assert "config.json is a file, and a model is run from the directory that holds its weights; give that" in said
+
+
+@pytest.mark.parametrize(
     ("config", "message"),
     [
         (LlamaConfig(num_hidden_layers=1), "'llama' is a dense architecture; give a Mixture-of-Experts model"),

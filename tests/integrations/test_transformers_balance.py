@@ -80,6 +80,26 @@ def by_hand(model: nn.Module, inputs: dict[str, Tensor], is_padding: Tensor) -> 
     return gradients
 
 
+def test_in_accumulation_the_losses_are_the_mean_of_the_steps():
+    """As the training loss is, which a loop divides by their number."""
+    model = zoo.build("mixtral").train()
+    ids = zoo.example_inputs(model)["input_ids"]
+    router = "model.layers.0.mlp.gate.weight"
+
+    def accumulate() -> Tensor:
+        model.zero_grad()
+        for row in ids:
+            (model(row[None]).logits.sum() * 0.0 / len(ids)).backward()
+        return model.get_parameter(router).grad.clone()
+
+    balanced = integration.balance(model, switch=1.0)
+    whole = accumulate()
+    balanced.set_scale(1 / len(ids))
+    torch.testing.assert_close(accumulate(), whole / len(ids))
+    with pytest.raises(InputError, match=r"scale \(=-1.0\) must be finite and at least 0; pass 1 / accumulation_steps"):
+        balanced.set_scale(-1.0)
+
+
 def test_evaluation_is_left_alone():
     model = zoo.build("mixtral")
     inputs = zoo.example_inputs(model)

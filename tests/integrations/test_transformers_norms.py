@@ -105,6 +105,24 @@ def test_an_expert_whose_output_is_put_beside_the_rest_has_a_norm_and_the_sum_ha
     assert measured.output.isnan().all()
 
 
+@pytest.mark.parametrize(
+    ("name", "unknown"),
+    [
+        *((name, {"shared"}) for name in ("axk1", "beam", "minimax_m3_vl", "muse_spark", "openai_privacy_filter")),
+        *((name, {"shared", "output", "sum_error"}) for name in ("diffusion_gemma", "gemma4")),
+        ("deepseek_v3", set()),
+    ],
+)
+def test_where_a_layer_is_no_plain_sum_contributions_are_known_and_the_rest_is_nan(name, unknown):
+    """As docs/transformers.md lists them."""
+    model = zoo.build(name)
+    with integration.measure_norms(model) as norms, torch.no_grad():
+        model(**zoo.example_inputs(model))
+    for (measured,) in norms.values():
+        names = {field.name for field in dataclasses.fields(measured)}
+        assert {name for name in names if getattr(measured, name).isnan().any()} == unknown
+
+
 def test_shared_and_output_norms_are_those_of_the_block():
     model = zoo.build("qwen2_moe")
     seen = {}

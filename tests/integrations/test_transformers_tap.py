@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 import headgate.integrations.transformers as integration
 from headgate.errors import InputError
 from headgate.integrations.transformers.sites import find_sites, layer_index_of
+from headgate.integrations.transformers.tap import describe_pass
 from headgate.observe.noted import noted_layers
 from headgate.observe.reader import load_trace
 from headgate.observe.trace import Phase, RoutingTrace
@@ -26,9 +28,13 @@ def record(model: nn.Module, ids: Tensor = IDS, **inputs: Tensor) -> RoutingTrac
     return integration.make_trace(tape)
 
 
-@pytest.mark.parametrize("cache", ["dynamic", "static"])
-def test_generated_tokens_follow_their_prompt_and_say_so(cache):
-    model = zoo.build("olmoe")
+@pytest.mark.parametrize(
+    ("name", "cache"),
+    # With a static cache, masks of other kinds: of a window alone, of an index, and of a convolution beside it.
+    [("olmoe", "dynamic"), *((name, "static") for name in ("olmoe", "afmoe", "axk2", "zaya"))],
+)
+def test_generated_tokens_follow_their_prompt_and_say_so(name, cache):
+    model = zoo.build(name)
     mask = torch.ones_like(IDS)
     mask[0, :2] = 0
     options = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False, "cache_implementation": cache}
@@ -42,7 +48,26 @@ def test_generated_tokens_follow_their_prompt_and_say_so(cache):
     assert trace.phase.view(2, 8).tolist() == [[pad] * 2 + [prompt] * 4 + [new] * 2, [prompt] * 6 + [new] * 2]
     assert trace.position.view(2, 8).tolist() == [list(range(8))] * 2
     assert trace.forward_id.view(2, 8)[0].tolist() == [0] * 6 + [1, 2]
-    assert trace.counts.sum(1).tolist() == [14 * zoo.TOP_K] * 2
+    if name != "zaya":  # Of its tokens some skip the experts.
+        assert trace.counts.sum(1).tolist() == [14 * zoo.TOP_K] * 2
+
+
+def test_a_window_that_has_moved_on_says_nothing_of_padding():
+    mask = {"sliding_attention": torch.ones(2, 1, 1, 4, dtype=torch.bool)}
+    cache = SimpleNamespace(get_seq_length=lambda: 9)
+    seen = describe_pass({"input_ids": IDS[:, :1], "attention_mask": mask, "past_key_values": cache})
+    assert seen.is_padding is None
+
+
+def test_generation_behind_an_encoder_is_a_trace_of_the_decoder():
+    model = zoo.build("nllb_moe")
+    with integration.tap(model) as tape:
+        generated = model.generate(IDS, max_new_tokens=4, min_new_tokens=4, do_sample=False)
+    trace = integration.make_trace(tape)
+    assert torch.equal(trace.token_ids.view(2, 4), generated[:, :-1].int())
+    assert {layer["path"].partition(".layers")[0] for layer in trace.metadata["layers"]} == {"model.decoder"}
+    with integration.replay(model, trace, weights="recorded"):
+        assert torch.equal(model.generate(IDS, max_new_tokens=4, min_new_tokens=4, do_sample=False), generated)
 
 
 def test_a_replayed_generation_is_the_recorded_one():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -28,11 +28,30 @@ class Balanced:
         layers: module paths of the layers that are balanced.
         skipped: why each other layer isn't, by its path.
         handles: of the hooks.
+        scale: [], what the gradients of all losses are multiplied by.
     """
 
     layers: tuple[str, ...]
     skipped: dict[str, str]
-    handles: tuple[Any, ...]
+    handles: tuple[Any, ...] = field(repr=False)
+    scale: Float[Tensor, ""] = field(repr=False)
+
+    def set_scale(self, scale: float) -> None:
+        """Multiply the gradients of the losses by `scale` from the next forward pass on.
+
+        A layer can't see by what the training loss is multiplied before `backward()`. Tell it: 1 / A where the loss
+        is divided by A accumulation steps, as `transformers.Trainer` does, `scaler.get_scale()` under a gradient
+        scaler.
+
+        Args:
+            scale: finite, at least 0.
+
+        Raises:
+            InputError: it is negative or not finite.
+        """
+        if not 0 <= scale < float("inf"):
+            raise InputError(f"scale (={scale}) must be finite and at least 0; pass 1 / accumulation_steps, say")
+        self.scale.fill_(scale)
 
     def remove(self) -> None:
         """Stop balancing."""
@@ -44,8 +63,9 @@ def balance(model: nn.Module, *, switch: float = 0.01, z: float = 0.0) -> Balanc
     """Balance every MoE layer in training, whatever the model's own auxiliary loss does.
 
     Each layer's loss is computed from that layer's scores and choices alone, without padding, and its gradient enters
-    where the layer's weights are applied: the loss that the training loop sees, and divides or accumulates, stays as
-    it is. Outside training, and without gradients, nothing happens. Set the model's own `router_aux_loss_coef` to 0.
+    where the layer's weights are applied, once in each backward pass: the loss that the training loop sees stays as it
+    is. Where that loop divides it, `Balanced.set_scale` says so. Outside training, and without gradients, nothing
+    happens. Set the model's own `router_aux_loss_coef` to 0.
 
     Args:
         model: any model of transformers with experts, on any backend.
@@ -61,14 +81,24 @@ def balance(model: nn.Module, *, switch: float = 0.01, z: float = 0.0) -> Balanc
     skipped = {site.path: reason for site in sites if (reason := _why_not(model, site, formulas[site.path]))}
     if len(skipped) == len(sites):
         raise InputError(f"model (={type(model).__name__}) has no layer to balance: {next(iter(skipped.values()))}")
-    padding = _Padding(model)
+    padding, scale = _Padding(model), torch.ones(())
     handles = [padding.handle]
+    losses = _Losses(switch=switch, z=z, scale=scale)
     for site in sites:
         spec = formulas[site.path].spec
         if site.path not in skipped and spec is not None:
-            handles += _balance_site(model, site, spec, padding, {"switch": switch, "z": z})
+            handles += _balance_site(model, site, spec, padding, losses)
     layers = tuple(site.path for site in sites if site.path not in skipped)
-    return Balanced(layers=layers, skipped=skipped, handles=tuple(handles))
+    return Balanced(layers=layers, skipped=skipped, handles=tuple(handles), scale=scale)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Losses:
+    """The coefficients of the losses, and what their sum is multiplied by."""
+
+    switch: float
+    z: float
+    scale: Float[Tensor, ""]
 
 
 class _Padding:
@@ -89,16 +119,14 @@ class _Padding:
         return self.current if self.current is not None and len(self.current) == num_tokens else None
 
 
-def _balance_site(
-    model: nn.Module, site: Site, spec: RouterSpec, padding: _Padding, coefficients: dict[str, float]
-) -> list[Any]:
+def _balance_site(model: nn.Module, site: Site, spec: RouterSpec, padding: _Padding, losses: _Losses) -> list[Any]:
     wire, router = wire_of(site), find_router(model, site)
     assert router is not None  # `_why_not` has refused the others.
     last: list[Tensor | None] = [None]
 
     def with_loss(values: Any, logits: Tensor) -> Any:
         choice = wire.read(site.module, values)
-        loss = _loss(spec, logits, choice, padding.of(len(logits)), coefficients)
+        loss = _loss(spec, logits, choice, padding.of(len(logits)), losses)
         weights = add_loss_gradient(choice.combine_weights, loss.to(choice.combine_weights.dtype))
         return wire.write(site.module, values, Choice(expert_ids=choice.expert_ids, combine_weights=weights))
 
@@ -128,13 +156,15 @@ def _loss(
     logits: Float[Tensor, "T E"],
     choice: Choice,
     is_padding: Bool[Tensor, " T"] | None,
-    coefficients: dict[str, float],
+    losses: _Losses,
 ) -> Float[Tensor, ""]:
     scores = compute_scores(logits.float(), score=spec.score, score_dtype=spec.score_dtype, model_dtype=logits.dtype)
     kept = choice.expert_ids if is_padding is None else choice.expert_ids[~is_padding]
     counts = torch.bincount(kept[kept >= 0], minlength=logits.shape[1])
-    loss = coefficients["switch"] * switch_loss(scores, counts, is_padding=is_padding)
-    return loss + coefficients["z"] * z_loss(logits.float(), is_padding=is_padding) if coefficients["z"] else loss
+    loss = losses.switch * switch_loss(scores, counts, is_padding=is_padding)
+    if losses.z:
+        loss = loss + losses.z * z_loss(logits.float(), is_padding=is_padding)
+    return loss * losses.scale
 
 
 def _why_not(model: nn.Module, site: Site, formula: Formula) -> str:

@@ -199,8 +199,13 @@ def _watch_model(model: nn.Module, tape: Tape) -> Iterator[None]:
 
 
 def describe_pass(inputs: Mapping[str, Any]) -> ForwardPass:
-    """What a forward pass of the model is given, from its arguments by name."""
-    token_ids, mask, cache = (inputs.get(name) for name in ("input_ids", "attention_mask", "past_key_values"))
+    """What a forward pass of the model is given, from its arguments by name.
+
+    Where a model has an encoder, `generate` runs that on its own and gives the model the decoder's tokens alone.
+    """
+    side = "decoder_" if inputs.get("input_ids") is None else ""
+    token_ids, mask = inputs.get(f"{side}input_ids"), inputs.get(f"{side}attention_mask")
+    cache = inputs.get("past_key_values")
     position = 0 if cache is None else int(cache.get_seq_length())
     return ForwardPass(
         token_ids=None if token_ids is None else token_ids.detach().clone(),
@@ -214,15 +219,18 @@ def _find_padding(mask: Any, position: int, length: int) -> Bool[Tensor, "B S"] 
     """Which of a pass's tokens are padding: [B, S].
 
     `generate` with a static cache prepares the masks itself, [B, 1, S, cache] or one such for each kind of attention;
-    there a token that no token attends to, not even itself, is padding.
+    there a token that no token attends to, not even itself, is padding. Of several kinds any will do: they differ in
+    how far a token sees. None where a cache that holds a window has moved on, and the token's column with it.
     """
     if isinstance(mask, Mapping):
-        mask = mask.get("full_attention")
+        kinds = (mask.get("full_attention"), *mask.values())
+        mask = next((one for one in kinds if isinstance(one, Tensor) and one.dim() == 4), None)
     if not isinstance(mask, Tensor) or mask.dim() not in (2, 4):
         return None
     if mask.dim() == 4:
         visible = mask if mask.dtype == torch.bool else mask == 0
-        return ~visible[:, 0, :, position : position + length].any(dim=1)
+        own = visible[:, 0, :, position : position + length]
+        return ~own.any(dim=1) if own.shape[-1] == length else None
     # With a cache the mask covers what it holds, too: the tokens of this pass end at position + S.
     return mask[:, : position + length][:, -length:] == 0
 
