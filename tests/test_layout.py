@@ -71,7 +71,7 @@ def test_experts_that_move():
 @pytest.mark.parametrize(
     ("num_devices", "num_replicas", "num_nodes", "message"),
     [
-        (0, 0, 1, r"^devices \(=0\) must be at least 1$"),
+        (0, 0, 1, r"^devices \(=0\) must be at least 1; give how many share the experts$"),
         (4, 0, 3, r"^nodes \(=3\) must divide the devices \(=4\)"),
         (4, -4, 1, r"^replicas \(=-4\) must be at least 0$"),
         (4, 28, 1, r"^replicas \(=28\) must be at most 24: with 4 devices and 8 experts, every device then holds"),

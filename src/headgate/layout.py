@@ -202,7 +202,7 @@ def check_sizes(num_experts: int, *, num_devices: int, num_replicas: int, num_no
         InputError: they don't.
     """
     if num_devices < 1:
-        raise InputError(f"devices (={num_devices}) must be at least 1")
+        raise InputError(f"devices (={num_devices}) must be at least 1; give how many share the experts")
     if num_nodes < 1 or num_devices % num_nodes:
         raise InputError(f"nodes (={num_nodes}) must divide the devices (={num_devices}); give each node as many")
     if num_replicas < 0:

@@ -69,7 +69,7 @@ def test_a_narrow_terminal_cuts_nothing_off(path):
 def test_json(path):
     found = json.loads(invoke(path, "--json").stdout)
     assert [layer["layer"] for layer in found["summary"]["layers"]] == [1, 2, 4]
-    assert {"max_share_interval", "dead_fraction", "drop_interval"} <= set(found["summary"]["layers"][0])
+    assert {"max_share_interval", "dead_expert_fraction", "drop_interval"} <= set(found["summary"]["layers"][0])
     # Experts are many, so they are shown where they are asked for.
     assert "experts" not in found["profile"]["layers"][1]
     (layer,) = json.loads(invoke(path, "--json", "--layer", 2).stdout)["profile"]["layers"]

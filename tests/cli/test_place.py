@@ -107,7 +107,7 @@ def test_no_file_is_overwritten_unasked(counts, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--devices", 0), r"^devices \(=0\) must be at least 1$"),
+        (("--devices", 0), r"^devices \(=0\) must be at least 1; give how many share the experts$"),
         (
             ("--devices", 3, "--replicas", 2),
             r"^experts \+ replicas \(=8 \+ 2\) must be a multiple of the devices \(=3\)",
@@ -201,7 +201,7 @@ def test_an_engines_plan_gets_nodes_of_the_devices(trace, tmp_path):
     ("arguments", "message"),
     [
         ((), r"^--plan and --devices \(=None\) are both missing; give a layout, or numbers of devices to plan for$"),
-        (("--devices", 0), r"^devices \(=0\) must be at least 1$"),
+        (("--devices", 0), r"^devices \(=0\) must be at least 1; give how many share the experts$"),
         (("--devices", 2, "--top-k", 9), r"^top_k \(=9\) must be between 1 and the choices that were recorded \(=2\)$"),
         (("--devices", 2, "--capacity", -1), r"^capacity \(=-1.0\) must be positive; 1.25 is a common choice$"),
         (("--devices", 2, "--hardware", "h9000"), r"^device \(=h9000\) must be in the table of devices"),

@@ -14,6 +14,7 @@ from headgate.cli.app import app, run
 from headgate.cli.size_view import _bytes, _rate, _seconds
 from headgate.integrations.transformers import rates
 from headgate.planning import machine
+from headgate.planning.catalogue import find_model
 from headgate.planning.hardware import Device, find_device
 from integrations import zoo
 
@@ -27,6 +28,22 @@ def small(tmp_path_factory):
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
     transformers.MixtralConfig(**SMALL, **heads, dtype="bfloat16").save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture
+def refused(monkeypatch, capsys):
+    """Give the command what it must refuse, in one line and with exit code 1, and get the line."""
+
+    def run_it(*arguments):
+        monkeypatch.setattr("sys.argv", ["headgate", "size", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            run()
+        assert stop.value.code == 1
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        return error
+
+    return run_it
 
 
 def invoke(*arguments, width=140):
@@ -56,6 +73,10 @@ def test_a_built_in_name_gives_counts_memory_and_work():
     assert "cache (16 full), 4,096 tokens of 8 sequences 4.00 GiB" in text
     assert "experts touched 42.0 of 64 a layer at batch 8 (uniform routing)" in text
     assert "Speed: add --device h200" in text
+
+
+def test_the_cache_is_of_the_sequences_that_the_rank_holds():
+    assert "4,096 tokens of 2 sequences of 8 1.00 GiB" in text_of("olmoe-1b-7b", "--batch", 8, "--ranks", 4)
 
 
 def test_json_has_the_counts_as_integers():
@@ -167,6 +188,31 @@ def test_a_measured_step_is_held_against_the_floor(small):
     assert "measured 5 ms a step" in text_of(small, "--device", "h200", "--measured-ms", 5)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_experts": 0}, "num_experts (=0) of model.layers.0.mlp.experts must be at least 1; check the model"),
+        (
+            {"num_experts": "many"},
+            "has a value that its architecture does not take: Validation error for field 'num_exp",
+        ),
+        ({"num_experts_per_tok": 100}, "top_k (=100) of model.layers.0.mlp.experts must be from 1 to the number of"),
+        ({"hidden_size": -4}, "can't be built from its configuration"),
+        ({"model_type": "never_heard_of"}, "Transformers does not recognize this architecture"),
+    ],
+)
+def test_values_that_no_model_has_are_one_line(changes, message, tmp_path, refused):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**find_model("olmoe-1b-7b").config, **changes}))
+    assert message in refused(str(path))
+
+
+def test_files_beside_a_config_of_another_name_are_not_its_checkpoint(tmp_path):
+    (tmp_path / "mine.json").write_text(json.dumps(dict(find_model("olmoe-1b-7b").config)))
+    (tmp_path / "other.safetensors").write_bytes(b"no checkpoint")
+    assert read(tmp_path / "mine.json")["checkpoint"] is None
+
+
 def test_a_dense_model_is_told_so(tmp_path):
     transformers.LlamaConfig(hidden_size=32, num_hidden_layers=1, intermediate_size=8).save_pretrained(tmp_path)
     assert "is a dense model: it has no routed experts" in text_of(tmp_path)
@@ -182,7 +228,7 @@ def test_a_dense_model_is_told_so(tmp_path):
         (["--batch", "0"], "batch (=0) must be at least 1"),
         (["--context", "-5"], "context (=-5) must be at least 1"),
         (["--spec", "-1"], "spec (=-1) must be at least 0"),
-        (["--capacity", "0"], "capacity factor (=0.0) must be above 0"),
+        (["--capacity", "0"], "capacity (=0) must be above 0 and finite"),
         (["--measured-ms", "5"], "measured-ms (=5) needs the device that it was measured on"),
         (["--measured-ms", "-5", "--device", "h200"], "measured-ms (=-5) must be above 0"),
         (["--measured-ms", "1e-9", "--device", "h200"], "so no ceiling is printed"),
@@ -190,14 +236,8 @@ def test_a_dense_model_is_told_so(tmp_path):
         (["--trace", "nowhere.safetensors"], "nowhere.safetensors"),
     ],
 )
-def test_nonsense_is_one_line_and_exit_code_1(arguments, message, small, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["headgate", "size", small, *arguments])
-    with pytest.raises(SystemExit) as stop:
-        run()
-    assert stop.value.code == 1
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
+def test_nonsense_is_one_line_and_exit_code_1(arguments, message, small, refused):
+    assert message in refused(small, *arguments)
 
 
 @pytest.mark.parametrize(

@@ -175,3 +175,11 @@ def test_export_merges_ranks(tmp_path):
     result = invoke("export", *ranks, "-o", tmp_path / "all.safetensors", "--by", "tokens", "--json")
     assert json.loads(result.stdout)["num_tokens"] == 12
     assert torch.equal(load_trace(tmp_path / "all.safetensors").topk_ids, whole.topk_ids)
+
+
+def test_check_says_which_text_it_can_not_read(tmp_path):
+    binary = tmp_path / "binary.txt"
+    binary.write_bytes(b"abc\xff")
+    for path, said in ((tmp_path / "none.txt", "there is no file .*none.txt"), (binary, "is not text in UTF-8")):
+        with pytest.raises(ArtifactError, match=said):
+            invoke("check", "a-model", "--file", path)

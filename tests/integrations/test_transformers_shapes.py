@@ -141,6 +141,19 @@ def test_a_cache_that_can_not_be_found_is_said_so(small):
 
 
 @pytest.mark.usefixtures("without_cache")
+def test_a_config_of_a_known_shape_gets_the_vendors_figures(tmp_path):
+    entry = catalogue()["deepseek-v2-lite"]
+    path = tmp_path / "config.json"
+    plain = {name: value for name, value in entry.config.items() if name not in ("dtype", "architectures")}
+    path.write_text(json.dumps(plain))
+    _, published = read_model(str(path))
+    assert published.active == entry.published.active
+    assert published.source == f"{entry.published.source}; of deepseek-v2-lite, whose shape this is"
+    path.write_text(json.dumps({**plain, "num_experts_per_tok": 4}))
+    assert read_model(str(path))[1] is None
+
+
+@pytest.mark.usefixtures("without_cache")
 @pytest.mark.parametrize("entry", catalogue().values(), ids=lambda entry: entry.name)
 def test_counts_equal_the_published_ones_to_their_printed_precision(entry):
     shape, published = read_model(entry.name)

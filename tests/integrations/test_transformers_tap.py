@@ -14,6 +14,7 @@ from headgate.errors import InputError
 from headgate.integrations.transformers.sites import find_sites, layer_index_of
 from headgate.integrations.transformers.tap import describe_pass
 from headgate.observe.noted import noted_layers
+from headgate.observe.pieces import select, widen
 from headgate.observe.reader import load_trace
 from headgate.observe.trace import Phase, RoutingTrace
 from headgate.observe.writer import save_trace
@@ -303,8 +304,37 @@ def test_replay_refuses_what_does_not_fit():
     with pytest.raises(InputError, match=r"the trace names model.layers.0.mlp.experts, .* which the model \(=Llama4"):
         integration.replay(zoo.build("llama4"), trace).__enter__()
     more = dataclasses.replace(trace, topk_ids=trace.topk_ids + zoo.NUM_EXPERTS)
-    with pytest.raises(InputError, match=r"the trace has expert 15 in model.layers.0.mlp.experts, .* choose 0 to 7;"):
+    with pytest.raises(
+        InputError, match=r"^model.layers.0.mlp.experts has 8 experts, and the trace 16; replay a trace"
+    ):
         integration.replay(model, more).__enter__()
+    with pytest.raises(InputError, match=r"the trace has expert 15 in model.layers.0.mlp.experts, .* choose 0 to 7;"):
+        integration.replay(model, more, weights="recorded").__enter__()
+    with pytest.raises(InputError, match=r"has model.layers.1.mlp.experts, which the trace lacks; replay its own"):
+        integration.replay(model, select(trace, layers=[0])).__enter__()
+    with (
+        integration.replay(model, trace),
+        pytest.raises(InputError, match=r"^token 0 of pass 0 is \d+ here and \d+ in the trace; replay the same text$"),
+    ):
+        model(IDS.flip(1))
+
+
+def test_replay_refuses_another_k():
+    model = zoo.build("mixtral")
+    trace = record(model)
+    layers = [{**layer, "router": {**layer["router"], "top_k": 1}} for layer in trace.metadata["layers"]]
+    with pytest.raises(InputError, match=r"^model.layers.0.mlp.experts chooses k = 3 experts, and the trace 1; replay"):
+        integration.replay(model, dataclasses.replace(trace, metadata={"layers": layers})).__enter__()
+    wide = widen(trace, zoo.TOP_K + 1)
+    wide.topk_ids[..., -1] = 0
+    with (
+        integration.replay(model, wide, weights="recorded"),
+        pytest.raises(InputError, match=r"^model.layers.0.mlp.experts chooses k = 3 experts, and the trace 4; replay"),
+    ):
+        model(IDS)
+
+
+def test_replay_refuses_code_that_was_put_in_a_forward_and_weights_without_a_formula():
     doge = zoo.build("doge")
     trace = record(doge)
     doge.model.layers[0].mlp.forward = doge.model.layers[0].mlp.forward

@@ -111,7 +111,7 @@ def test_a_death_that_few_sequences_can_not_show():
     assert (torn.dead.expert_ids, torn.dead.is_sample_sufficient, torn.is_death_shown) == ((3,), True, False)
     assert torn.dead_bound > 0.1
     even = summarise_trace(sequences_of([[0.3, 0.3, 0.4, 0.0]] * 9)).layers[0]
-    assert (even.dead_fraction, even.active_fraction, even.is_death_shown) == (0.25, 0.75, True)
+    assert (even.dead_expert_fraction, even.active_fraction, even.is_death_shown) == (0.25, 0.75, True)
     assert even.dead_bound < 0.1
 
 

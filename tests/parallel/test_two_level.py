@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import headgate
 from headgate.dispatch import find_drops, plan_token_choice
 from headgate.layout import ExpertLayout
 from headgate.parallel.routes import Placement, find_routes
@@ -94,6 +95,8 @@ def test_a_mesh_of_other_dimensions_is_refused(ranks):
     )
 
 
+TIGHT = {"capacity": headgate.Capacity(factor=0.7)}
+
 AGREEING = {
     "two ranks": (Case((6, 6)), 1),
     "three ranks, dealt unevenly": (Case((4, 4, 4), num_experts=7), 1),
@@ -103,17 +106,27 @@ AGREEING = {
     "two nodes": (Case((7, 7, 7, 7), num_experts=8), 2),
     "two nodes with replicas": (Case((6, 6, 6, 6), slots=((0, 1, 2), (2, 3, 4), (4, 5, 0), (1, 3, -1))), 2),
     "three nodes": (Case((5, 5, 5), num_experts=6), 3),
+    "capacity": (Case((6, 6), options=TIGHT), 1),
+    "capacity on two nodes": (Case((7, 7, 7, 7), num_experts=8, options=TIGHT), 2),
+    "capacity and replicas": (
+        Case((6, 6, 6, 6), slots=((0, 1, 2), (2, 3, 4), (4, 5, 0), (1, 3, -1)), options=TIGHT),
+        2,
+    ),
 }
 
 
 @pytest.mark.parametrize("exchange", ["flat", "two_level"])
 @pytest.mark.parametrize(("case", "num_nodes"), AGREEING.values(), ids=AGREEING)
 def test_simulate_counts_what_the_ranks_send(ranks, case, num_nodes, exchange):
-    """Rows at every rank's experts, and tokens that leave and reach every rank, within its node and across."""
+    """Rows at every rank's experts, and tokens that leave and reach every rank, within its node and across; drops."""
     results = ranks.run(case.num_ranks, run_and_count, case, num_nodes if exchange == "two_level" else None)
     ids = torch.cat([ids for ids, *_ in results])
     layout = dataclasses.replace(results[0][3], num_nodes=num_nodes)
-    found = count_traffic(ids, torch.zeros(len(ids), dtype=torch.int64), layout, 0, exchange=exchange)
+    capacity = case.options.get("capacity")
+    limits = {"capacity_factor": None if capacity is None else capacity.factor, "exchange": exchange}
+    found = count_traffic(ids, torch.zeros(len(ids), dtype=torch.int64), layout, 0, **limits)
+    assert int(found.drops.sum()) == ids.numel() - sum(rows for _, rows, *_ in results)
+    assert (int(found.drops.sum()) > 0) == (capacity is not None)
     per_node = case.num_ranks // num_nodes
     for rank, (_, rows, traffic, _) in enumerate(results):
         assert rows == found.rows[0, rank]

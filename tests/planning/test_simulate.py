@@ -80,8 +80,9 @@ def test_what_if():
     layout = deal_experts(1, 8, num_devices=4)
     free, tight = run(ids, layout), run(ids, layout, capacity_factor=0.5)
     assert free.num_dropped == 0
-    # 64 tokens of 2 slots over 8 replicas, half of an even share: 8 rows each.
+    # 64 tokens of 2 slots over 8 experts, half of an even share: 8 rows each.
     assert tight.rows.sum() + tight.num_dropped == 128
+    assert tight.sent.sum() < free.sent.sum()
     assert int(tight.rows.max()) <= 16
     assert 0.4 < tight.to_dict()["drop_fraction"] < 0.6
     assert len(run(ids, layout, step_tokens=10).times.step_s) == 7

@@ -140,6 +140,8 @@ def test_uniform_ranks_of_zero_experts_lie_between_the_whole_numbers():
         ({"batch": 0}, r"batch \(=0\) must be at least 1"),
         ({"context": 0}, r"context \(=0\) must be at least 1"),
         ({"drafts": -1}, r"spec \(=-1\) must be at least 0"),
+        ({"capacity": 0.0}, r"capacity \(=0\) must be above 0 and finite; 1 gives each expert an even share"),
+        ({"capacity": float("nan")}, r"capacity \(=nan\) must be above 0 and finite"),
         (
             {"parallel": parse_ranks("16")},
             r"ep \(=16\) must not exceed the experts of a layer \(=8\).*use ep=8 or fewer",

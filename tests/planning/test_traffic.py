@@ -24,26 +24,25 @@ def count_slowly(ids, step, layout, capacity_factor, exchange):
     drops = np.zeros(num_steps, dtype=int)
     for number in range(num_steps):
         tokens = np.flatnonzero(step == number)
-        capacity = np.inf
-        if capacity_factor is not None:
-            capacity = np.ceil(np.float32(len(tokens) * ids.shape[1] * capacity_factor) / (num_devices * size))
-        seen, filled = {}, {}
+        capacity = np.inf if capacity_factor is None else np.ceil(capacity_factor * len(tokens) * ids.shape[1] / 8)
+        seen, filled, ran = {}, {}, set()
         for place, token in enumerate(tokens):
             rank = place * num_devices // len(tokens)
             reached = set()
             for expert in ids[token]:
                 if expert < 0:
                     continue
+                filled[expert] = filled.get(expert, 0) + 1
+                if filled[expert] > capacity:
+                    drops[number] += 1
+                    continue
                 holders = np.flatnonzero(layout.physical_to_logical[0] == expert)
                 turn = seen.get((rank, expert), 0)
                 seen[rank, expert] = turn + 1
                 slot = int(holders[(turn + rank) % len(holders)])
                 reached.add(slot // size)
-                filled[slot] = filled.get(slot, 0) + 1
-                if filled[slot] > capacity:
-                    drops[number] += 1
-                else:
-                    rows[number, slot // size] += 1
+                ran.add(slot)
+                rows[number, slot // size] += 1
             sends = {(rank, device) for device in reached}
             if exchange == "two_level":
                 relays = {device: device // per_node * per_node + rank % per_node for device in reached}
@@ -52,8 +51,8 @@ def count_slowly(ids, step, layout, capacity_factor, exchange):
                 is_across = int(begin // per_node != end // per_node)
                 sent[number, begin, is_across] += begin != end
                 received[number, end, is_across] += begin != end
-        for slot in filled:
-            touched[number, slot // size] += capacity > 0
+        for slot in ran:
+            touched[number, slot // size] += 1
     return rows, drops, touched, sent, received
 
 
@@ -126,7 +125,9 @@ def test_blocks_are_bounded(monkeypatch):
 def test_steps_need_tokens():
     with pytest.raises(InputError, match=r"^tokens \(=0\) must be at least one; give a trace of tokens"):
         list(whole_steps([], num_devices=2))
-    with pytest.raises(InputError, match=r"^step tokens \(=0\) must be at least 1$"):
+    with pytest.raises(
+        InputError, match=r"^step tokens \(=0\) must be at least 1; leave it out for the passes of the trace$"
+    ):
         list(whole_steps([], num_devices=2, step_tokens=0))
 
 

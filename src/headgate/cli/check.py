@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from headgate.cli.output import JsonOption, QuietOption, print_json, result_console
+from headgate.cli.output import JsonOption, QuietOption, hide_loading, note_console, print_json, result_console
 
 if TYPE_CHECKING:
     from headgate.observe.findings import Finding
@@ -44,10 +44,11 @@ def check(
     later tokens, with the router's precision, or in training mode?
     Exit code 1 where something failed. With -q, only what is not well.
     """
+    from headgate.integrations.transformers.texts import read_texts
     from headgate.observe.findings import has_failed
 
-    texts = [*(text or []), *(one.read_text(encoding="utf-8") for one in file or [])]
-    findings = _findings(target, texts, wants_trace=trace)
+    texts = [one.text for one in read_texts(text or [], file or [], [], warn=note_console().print)]
+    findings = _findings(target, texts, wants_trace=trace, is_quiet=quiet)
     if json:
         print_json([finding.to_dict() for finding in findings])
     else:
@@ -56,7 +57,7 @@ def check(
         raise typer.Exit(1)
 
 
-def _findings(target: str, texts: list[str], *, wants_trace: bool) -> list[Finding]:
+def _findings(target: str, texts: list[str], *, wants_trace: bool, is_quiet: bool) -> list[Finding]:
     from headgate.cli.inspect_trace import is_trace
     from headgate.demo.restore import is_run
 
@@ -72,6 +73,8 @@ def _findings(target: str, texts: list[str], *, wants_trace: bool) -> list[Findi
         return _check_file(path)
     from headgate.integrations.transformers.checking import check_checkpoint
 
+    if is_quiet or not note_console().is_terminal:
+        hide_loading()
     return check_checkpoint(target, texts)
 
 

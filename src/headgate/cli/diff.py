@@ -157,6 +157,10 @@ def _layer_table(found: TraceDiff) -> Table:
     table = figures_table(
         "By layer", "layer", "overlap", "jaccard", "ranks", "moved", "changed", "load", "gained, lost"
     )
+    # On a narrow terminal an interval goes below its figure, and each of the two shifts into a line, all in one piece.
+    table.collapse_padding = True
+    table.columns[1].min_width = len(show_interval(found.overlap_interval, ".4f").strip())
+    table.columns[-1].header = "gained,\nlost"
     table.caption = "ranks: Kendall's tau; moved: weight on other experts; load: distance of the loads"
     for layer in found.layers:
         part = layer.agreement
@@ -169,7 +173,7 @@ def _layer_table(found: TraceDiff) -> Table:
             _figure(part.weight_moved),
             f"{part.flipped_fraction:.2%}",
             _figure(layer.load_distance),
-            " ".join(shifts),
+            "\n".join(shifts),
         )
     return table
 

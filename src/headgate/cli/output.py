@@ -69,3 +69,10 @@ def print_error(message: str) -> None:
     """Print a user's mistake on stderr, as one line."""
     line = Text.assemble(("error: ", "bold red"), " ".join(message.split()))
     note_console().print(line, soft_wrap=True)
+
+
+def hide_loading() -> None:
+    """Progress bars are for people; transformers shows one while it loads."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # type: ignore[no-untyped-call]

@@ -48,7 +48,7 @@ def simulate(
     ] = None,
     top_k: Annotated[int | None, typer.Option(metavar="K", help="Keep the best K choices.")] = None,
     capacity: Annotated[
-        float | None, typer.Option(metavar="FACTOR", help="Rows a replica takes at most, in even shares.")
+        float | None, typer.Option(metavar="FACTOR", help="Rows an expert takes at most, in even shares.")
     ] = None,
     two_level: Annotated[
         bool, typer.Option("--two-level", help="Send a token once to each node, then within it.")
@@ -146,10 +146,20 @@ def _layouts(
         raise InputError(
             "--plan and --devices (=None) are both missing; give a layout, or numbers of devices to plan for"
         )
+    if plans and len(devices) > 1:
+        raise InputError(
+            f"devices (={devices}) must be one number beside --plan: how many share the experts of an engine's layout; "
+            "ask for other numbers without --plan"
+        )
     size = node_size or device.node_size
     found = []
     for path in plans:
         layout = read_layout(path, num_devices=devices[0] if devices else None, num_experts=trace.num_experts)
+        if devices and layout.num_devices != devices[0]:
+            raise InputError(
+                f"devices (={devices[0]}) must be those of {path} (={layout.num_devices}); leave --devices out, or "
+                "ask for another number without --plan"
+            )
         # An engine's file knows no nodes.
         is_known = node_size is None and layout.num_nodes > 1
         nodes = layout.num_nodes if is_known else _nodes(layout.num_devices, size)
@@ -179,7 +189,7 @@ def _print(results: dict[str, dict[str, Any]]) -> None:
         "sends per token and layer": lambda found: f"{found['sends_per_token']:.3f}",
         "MB a step within nodes": lambda found: f"{found['bytes_within_nodes'] / found['num_steps'] / 1e6:.4g}",
         "MB a step across nodes": lambda found: f"{found['bytes_across_nodes'] / found['num_steps'] / 1e6:.4g}",
-        "dropped rows": lambda found: f"{found['drop_fraction']:.2%}",
+        "dropped": lambda found: f"{found['drop_fraction']:.2%}",
         "step, ms": lambda found: f"{found['step_s'] * 1e3:.3g}",
         "step, 95 % are below, ms": lambda found: f"{found['step_s_p95'] * 1e3:.3g}",
         "step if all were even, ms": lambda found: f"{found['even_step_s'] * 1e3:.3g}",

@@ -123,7 +123,8 @@ def _memory(report: SizeReport) -> Table:
     table.add_row("weights, replicated", _bytes(rank.replicated_bytes))
     table.add_row("weights, experts", _bytes(rank.experts_bytes))
     sequences = number_of(ranks.share_of(load.batch), "sequence")
-    kept = f"{number_of(load.context, 'token')} of {sequences}{'' if ranks.data == 1 else f' of {load.batch}'}"
+    of_all = "" if ranks.share_of(load.batch) == load.batch else f" of {load.batch}"
+    kept = f"{number_of(load.context, 'token')} of {sequences}{of_all}"
     table.add_row(f"cache ({kinds or 'none'}), {kept}", _bytes(rank.cache_bytes))
     table.add_row("activations of a step, at most", _bytes(rank.activation_bytes))
     if load.capacity is not None:

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from headgate.cli.output import JsonOption, QuietOption, note_console, print_json, result_console
+from headgate.cli.output import JsonOption, QuietOption, hide_loading, note_console, print_json, result_console
 from headgate.cli.trace_summary import print_summary, summarise
 from headgate.errors import InputError
 
@@ -72,7 +72,7 @@ def trace(
     _check_out(out, resume=resume, force=force)
     notes = note_console()
     if quiet or not notes.is_terminal:
-        _hide_loading()
+        hide_loading()
     recording = prepare_recording(
         model or _demo_model(),
         lambda warn: read_texts(text or [], file or [], jsonl or [], warn=warn),
@@ -138,13 +138,6 @@ def _check_out(out: Path, *, resume: bool, force: bool) -> None:
         raise InputError(
             f"{out} is there already; give --resume to go on with it, --force to overwrite it, or another -o"
         )
-
-
-def _hide_loading() -> None:
-    """Progress bars are for people; transformers shows one while it loads."""
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _warn(notes: Console, line: str) -> None:

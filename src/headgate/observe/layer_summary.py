@@ -81,14 +81,14 @@ class LayerSummary:
     num_nan: int
 
     @property
-    def dead_fraction(self) -> float:
+    def dead_expert_fraction(self) -> float:
         """The part of the experts without rows."""
         return self.dead.count / len(self.expert_counts)
 
     @property
     def active_fraction(self) -> float:
         """The part of the experts with rows."""
-        return 1.0 - self.dead_fraction
+        return 1.0 - self.dead_expert_fraction
 
     @property
     def is_death_shown(self) -> bool:
@@ -98,7 +98,7 @@ class LayerSummary:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        fractions = {"dead_fraction": self.dead_fraction, "active_fraction": self.active_fraction}
+        fractions = {"dead_expert_fraction": self.dead_expert_fraction, "active_fraction": self.active_fraction}
         return {**asdict(self), **fractions, "is_death_shown": self.is_death_shown}
 
 

@@ -19,6 +19,7 @@ from headgate.nn.tape import find_routers
 from headgate.observe.pieces import select
 from headgate.observe.record import decoder_layers
 from headgate.observe.trace import Phase, RoutingTrace
+from headgate.spec import RouterSpec
 
 _DYNAMIC = ("expert_choice", "top_p", "threshold")
 """Selections whose tokens have different numbers of experts."""
@@ -117,8 +118,23 @@ def _require_same_router(path: str, router: Router, noted: Mapping[str, Any], id
             f"{path} has selection 'sparsemixer', whose weights depend on how its experts were drawn; "
             "only a router without a draw can be replayed"
         )
+    require_same_sizes(path, spec, noted, ids)
+
+
+def require_same_sizes(path: str, spec: RouterSpec, noted: Mapping[str, Any], ids: Int[Tensor, "T K"]) -> None:
+    """Require that a layer has as many experts, and chooses as many of them, as the recorded one.
+
+    Args:
+        path: of the layer.
+        spec: its router.
+        noted: what the trace says of the recorded router; empty where it says nothing.
+        ids: [T, K] as recorded.
+
+    Raises:
+        InputError: it has others, or chooses another number; the message says which.
+    """
     if noted.get("num_experts", spec.num_experts) != spec.num_experts or int(ids.max()) >= spec.num_choices:
-        found = noted.get("num_experts", int(ids.max()) + 1)
+        found = max(noted.get("num_experts", 0), int(ids.max()) + 1)
         raise InputError(f"{path} has {spec.num_experts} experts, and the trace {found}; replay a trace of this model")
     # Rows of layers that choose fewer are filled up with none.
     used = int((ids != NO_EXPERT).sum(1).max())

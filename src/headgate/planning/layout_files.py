@@ -176,7 +176,9 @@ def _of_flat(
     rows: Any, layers: tuple[int, ...], num_devices: int | None, num_experts: int | None, num_nodes: int = 1
 ) -> ExpertLayout:
     if num_devices is None:
-        raise InputError("devices (=None) must be given, since the file does not say how many share its experts")
+        raise InputError(
+            "devices (=None) must be given, since the file does not say how many share its experts; give their number"
+        )
     table = _integers(rows)
     if table.ndim != 2 or num_devices < 1 or table.shape[1] % num_devices:
         raise InputError(

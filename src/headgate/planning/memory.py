@@ -151,14 +151,9 @@ def capacity_buffer_bytes(layer: RoutedLayer, *, num_tokens: int, factor: int | 
     Args:
         layer: the layer.
         num_tokens: T, of all ranks together.
-        factor: of an even share.
+        factor: of an even share, above 0.
         item_bytes: of one value.
-
-    Raises:
-        InputError: the factor is not above 0.
     """
-    if factor <= 0:
-        raise InputError(f"capacity factor (={factor}) must be above 0; 1 gives each expert an even share")
     capacity = math.ceil(factor * num_tokens * layer.mean_choices / layer.num_experts)
     return math.ceil(2 * layer.num_experts * capacity * layer.d_model * item_bytes)
 

@@ -42,7 +42,7 @@ class Simulation:
         rows: [L, W] rows of each device, dropped ones not counted.
         sent: [L, W, 2] tokens that each device sends: to its node, and to other nodes.
         received: [L, W, 2] tokens that each device receives; as many partial sums go back.
-        num_dropped: rows that found their replica full.
+        num_dropped: choices that found their expert full, and were not sent.
         times: of the steps.
         row_bytes: of one token that is sent.
     """

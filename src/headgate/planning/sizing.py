@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -67,6 +68,10 @@ class Workload:
         for name, value, least in (("batch", self.batch, 1), ("context", self.context, 1), ("spec", self.drafts, 0)):
             if value < least:
                 raise InputError(f"{name} (={value}) must be at least {least}; pass a larger number")
+        if self.capacity is not None and not (self.capacity > 0 and math.isfinite(self.capacity)):
+            raise InputError(
+                f"capacity (={self.capacity:g}) must be above 0 and finite; 1 gives each expert an even share"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,7 +32,7 @@ class LayerTraffic:
 
     Attributes:
         rows: [N, W] rows that arrive at the device's experts.
-        drops: [N] rows that found their replica full.
+        drops: [N] choices that found their expert full, and were not sent.
         touched: [N, W] replicas that get a row, whose weights must therefore be read.
         sent: [N, W, 2] tokens that leave the device: to its node, and to other nodes.
         received: [N, W, 2] tokens that come to the device.
@@ -88,8 +88,8 @@ def count_traffic(
         step: [T], rising from 0.
         layout: where experts are.
         row: of the layout, the layer.
-        capacity_factor: rows that a replica takes at most, in even shares of the step's slots over all replicas; what
-            comes after is dropped where it arrives. None = all.
+        capacity_factor: rows that an expert takes at most, in even shares of the step's slots, C = ceil(factor T K /
+            E); tokens are queued in order, and what comes after is dropped before it is sent. None = all.
         exchange: whether a token goes straight to each device, or to each node and then within it.
 
     Returns:
@@ -105,26 +105,38 @@ def count_traffic(
     num_devices, num_steps = layout.num_devices, int(step[-1]) + 1 if len(step) else 0
     source = deal_tokens(step, num_devices=num_devices)
     table = torch.from_numpy(layout.logical_to_physical[row])
+    drops = torch.zeros(num_steps, dtype=torch.int64)
+    if capacity_factor is not None:
+        is_late = _find_late(expert_ids, step, capacity_factor, num_experts=layout.num_experts)
+        expert_ids = expert_ids.masked_fill(is_late, -1)
+        drops.index_add_(0, step, is_late.sum(1))
     physical = choose_replicas(expert_ids, source, table, step=step)
     is_row = physical >= 0
     num_slots = num_devices * layout.slots_per_device
     key = (step[:, None] * num_slots + physical)[is_row]
-    arrived = torch.bincount(key, minlength=num_steps * num_slots).view(num_steps, num_slots)
-    kept = arrived
-    if capacity_factor is not None:
-        offered = torch.bincount(step, minlength=num_steps) * expert_ids.shape[1]
-        num_replicas = int((table >= 0).sum())
-        kept = torch.minimum(arrived, (offered * capacity_factor / num_replicas).ceil().long()[:, None])
-    by_device = kept.view(num_steps, num_devices, -1)
+    by_device = torch.bincount(key, minlength=num_steps * num_slots).view(num_steps, num_devices, -1)
     device = torch.where(is_row, physical // layout.slots_per_device, -1)
     sent, received = _count_sends(device, source, step, num_steps, layout, exchange)
     return LayerTraffic(
         rows=by_device.sum(2),
-        drops=(arrived - kept).sum(1),
+        drops=drops,
         touched=(by_device > 0).sum(2),
         sent=sent,
         received=received,
     )
+
+
+def _find_late(
+    expert_ids: Int[Tensor, "T K"], step: Int[Tensor, " T"], factor: float, *, num_experts: int
+) -> Bool[Tensor, "T K"]:
+    """Choices that come after an expert's first C of their step, in the order of tokens and slots."""
+    num_slots = torch.bincount(step) * expert_ids.shape[1]
+    capacity = (factor * num_slots.double() / num_experts).ceil().long()
+    queue = torch.where(expert_ids >= 0, step[:, None] * num_experts + expert_ids, -1).flatten()
+    ranked, order = queue.sort(stable=True)
+    place = torch.arange(len(ranked)) - torch.searchsorted(ranked, ranked)
+    is_late = (place >= capacity[step.repeat_interleave(expert_ids.shape[1])[order]]) & (ranked >= 0)
+    return torch.zeros_like(is_late).index_put_((order,), is_late).view_as(expert_ids)
 
 
 def _count_sends(
@@ -179,7 +191,7 @@ def whole_steps(
         InputError: no tokens, or steps of fewer than one.
     """
     if step_tokens is not None and step_tokens < 1:
-        raise InputError(f"step tokens (={step_tokens}) must be at least 1")
+        raise InputError(f"step tokens (={step_tokens}) must be at least 1; leave it out for the passes of the trace")
     rest: tuple[Tensor, Tensor] | None = None
     begin = 0
     for part in parts:

@@ -54,8 +54,8 @@ def read_checkpoint(model: str, shape: ModelShape) -> Checkpoint | None:
     """Read the headers of a model's checkpoint, and compare its parameters with the model's.
 
     Args:
-        model: a directory, or a config.json in one. A name of the catalogue has no files, nor has a Hub id that is not
-            on this disk.
+        model: a directory, or the config.json in one. A name of the catalogue has no files, nor has a Hub id that is
+            not on this disk.
         shape: the model.
 
     Returns:
@@ -76,7 +76,8 @@ def _folder(model: str) -> Path | None:
     if path.is_dir():
         return path
     if path.is_file():
-        return path.parent
+        # Under another name it was put down apart from a checkpoint, and what lies beside it is not its own.
+        return path.parent if path.name == "config.json" else None
     return None if find_model(model) is not None and "/" not in model else _cached(model)
 
 

@@ -94,6 +94,7 @@ def load_config(model: str) -> Any:
     Raises:
         ArtifactError: there is none, or transformers does not know the architecture.
     """
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     path = Path(model)
@@ -103,6 +104,9 @@ def load_config(model: str) -> Any:
         raise ArtifactError(f"there is no file {model}; check the path")
     try:
         return AutoConfig.from_pretrained(model, **reading_options(model))
+    except StrictDataclassError as error:
+        reason = " ".join(str(error).split())
+        raise ArtifactError(f"{model} has a value that its architecture does not take: {reason}; mend it") from error
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if path.exists():

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from types import MethodType
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from headgate.errors import InputError
@@ -15,11 +16,12 @@ from headgate.flow import NO_EXPERT
 from headgate.integrations.transformers.formulas import formula_or_reason
 from headgate.integrations.transformers.recorded_shape import count_experts
 from headgate.integrations.transformers.sites import Site
-from headgate.integrations.transformers.tap import positional, require_sites
+from headgate.integrations.transformers.tap import positional, require_sites, watch_inputs
 from headgate.integrations.transformers.wires import Choice, Wire, find_router, wire_of
 from headgate.nn.routing import weigh
 from headgate.nn.tape import is_compiled, is_recomputing
-from headgate.observe.trace import RoutingTrace
+from headgate.observe.replay import require_same_sizes
+from headgate.observe.trace import Phase, RoutingTrace
 from headgate.scores import compute_scores
 from headgate.spec import RouterSpec
 
@@ -41,21 +43,22 @@ def replay(model: nn.Module, trace: RoutingTrace, *, weights: Weights = "own") -
             others. "recorded": the trace's, as constants without a gradient; in a file they are rounded to float16.
 
     Raises:
-        InputError: a recorded layer is not in the model, has experts that the model lacks or weights that no formula
-            gives, is called with other numbers of tokens than were recorded, or has a forward of other code where a
-            replay needs its own.
+        InputError: the trace is of other layers, experts, k or tokens than the model's and those that it is called
+            with; or a layer has weights that no formula gives, or a forward of other code where a replay needs its own.
     """
     stance = torch.compiler.set_stance("force_eager") if any(map(is_compiled, model.modules())) else nullcontext()
     model = getattr(model, "_orig_mod", model)
     rows = _rows(trace, require_sites(model), type(model).__name__)
     with ExitStack() as stack:
         stack.enter_context(stance)
+        if trace.token_ids is not None:
+            stack.enter_context(_compared_tokens(model, trace, trace.token_ids))
         for site, row in rows:
             if weights == "recorded" and trace.topk_weights is None:
                 raise InputError("topk_weights (=None) must be in the trace for weights='recorded'; record them too")
             spec = require_formula(model, site) if weights == "own" else None
             reel = _Reel(site.path, trace, row, spec)
-            _require_known(reel, count_experts(site) if spec is None else spec.num_choices)
+            _require_same_router(reel, site, trace, row)
             stack.enter_context(_replaced(model, site, reel))
         yield
 
@@ -65,9 +68,11 @@ def _rows(trace: RoutingTrace, sites: list[Site], name: str) -> list[tuple[Site,
     paths = [layer.get("path") for layer in trace.metadata.get("layers") or []]
     by_path = {site.path: site for site in sites}
     if paths and None not in paths:
-        missing = sorted(set(paths) - by_path.keys())
+        missing, more = sorted(set(paths) - by_path.keys()), sorted(by_path.keys() - set(paths))
         if missing:
             raise InputError(f"the trace names {', '.join(missing)}, which the model (={name}) lacks; replay its own")
+        if more:
+            raise InputError(f"the model (={name}) has {', '.join(more)}, which the trace lacks; replay its own")
         return [(by_path[path], row) for row, path in enumerate(paths)]
     by_index = {site.layer_index: site for site in sites}
     recorded = trace.layer_index.tolist()
@@ -79,8 +84,15 @@ def _rows(trace: RoutingTrace, sites: list[Site], name: str) -> list[tuple[Site,
     return [(by_index[index], row) for row, index in enumerate(recorded)]
 
 
-def _require_known(reel: _Reel, num_choices: int) -> None:
-    largest = int(reel.ids.max()) if reel.ids.numel() else 0
+def _require_same_router(reel: _Reel, site: Site, trace: RoutingTrace, row: int) -> None:
+    if not reel.ids.numel():
+        return
+    if reel.spec is not None:
+        layers = trace.metadata.get("layers")
+        noted = layers[row].get("router") if layers else None
+        require_same_sizes(reel.path, reel.spec, noted or {}, reel.ids)
+        return
+    largest, num_choices = int(reel.ids.max()), count_experts(site)
     if largest >= num_choices:
         raise InputError(
             f"the trace has expert {largest} in {reel.path}, whose router can choose 0 to {num_choices - 1}; "
@@ -105,6 +117,38 @@ def require_formula(model: nn.Module, site: Site) -> RouterSpec:
     return spec
 
 
+def _passes(trace: RoutingTrace) -> Int[Tensor, " T"]:
+    """The forward pass of each token; one where the trace knows none."""
+    return torch.zeros(trace.num_tokens, dtype=torch.int32) if trace.forward_id is None else trace.forward_id
+
+
+@contextmanager
+def _compared_tokens(model: nn.Module, trace: RoutingTrace, token_ids: Int[Tensor, " T"]) -> Iterator[None]:
+    """Compare the tokens of each forward pass with the recorded ones; how many they are is compared in the layers.
+
+    A step of generation is given what the model made of the steps before, which a replay may change: it is left out.
+    """
+    number, passes = 0, _passes(trace)
+    generated = torch.zeros_like(passes, dtype=torch.bool) if trace.phase is None else trace.phase == Phase.GENERATED
+
+    def compare(inputs: Mapping[str, Any]) -> None:
+        nonlocal number
+        in_pass, given = passes == number, inputs.get("input_ids")
+        recorded = token_ids[in_pass]
+        if given is not None and given.numel() == len(recorded) and not generated[in_pass].all():
+            # The pass waits here for its input alone; its layers copy the recorded ids to the device anyway.
+            places = (given.detach().flatten().cpu() != recorded).nonzero().flatten().tolist()
+            if places:
+                here, there = int(given.flatten()[places[0]]), int(recorded[places[0]])
+                raise InputError(
+                    f"token {places[0]} of pass {number} is {here} here and {there} in the trace; replay the same text"
+                )
+        number += 1
+
+    with watch_inputs(model, compare):
+        yield
+
+
 class _Reel:
     """One layer's recorded decisions, handed out pass by pass."""
 
@@ -112,8 +156,7 @@ class _Reel:
         self.path, self.spec = path, spec
         self.ids = trace.topk_ids[row]
         self.weights = None if trace.topk_weights is None else trace.topk_weights[row]
-        one_pass = torch.zeros(self.ids.shape[0], dtype=torch.int32)
-        self.forward_id = one_pass if trace.forward_id is None else trace.forward_id
+        self.forward_id = _passes(trace)
         self.next_pass = 0
         self.logits: Tensor | None = None
 
@@ -128,6 +171,11 @@ class _Reel:
                 "were recorded; call the model with the same batches in the same order"
             )
         self.next_pass += not is_recomputing()
+        if (self.ids[in_pass][:, width:] != NO_EXPERT).any():
+            raise InputError(
+                f"{self.path} chooses k = {width} experts, and the trace {self.ids.shape[1]}; "
+                "replay a trace of this model"
+            )
         ids = self.ids[in_pass][:, :width].to(own.expert_ids)
         if self.spec is not None:
             return Choice(expert_ids=ids, combine_weights=self._own_weights(own, ids, self.spec))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,16 @@ from headgate.integrations.transformers.inspection import build_on_meta, load_co
 from headgate.integrations.transformers.recorded_shape import count_experts, count_zero_experts
 from headgate.integrations.transformers.roles import Classifier, used_shape, weight_of
 from headgate.integrations.transformers.sites import Site, find_sites
-from headgate.planning.catalogue import CatalogueEntry, Published, find_model, suggest_models
+from headgate.planning.catalogue import CatalogueEntry, Published, catalogue, find_model, suggest_models
 from headgate.planning.formats import FORMATS
 from headgate.planning.parameters import ModelShape, Role, RoutedLayer
 from headgate.wording import number_of
 
 _OF_OTHER_TOKENS = re.compile(r"\.vision_moe\.")
 """Experts that only image tokens go to, in the same layers as those for text (ERNIE 4.5 VL)."""
+
+_FORMAT_NAMES = {"architectures", "dtype", "quantization_config"}
+"""What a configuration says besides the shape."""
 
 _TOP_K_NAMES = ("num_experts_per_tok", "num_experts_per_token", "moe_top_k", "top_k_experts", "moe_topk", "moe_k")
 
@@ -41,8 +45,22 @@ def read_model(model: str) -> tuple[ModelShape, Published | None]:
     try:
         config = load_config(model)
     except ArtifactError as error:
+        if Path(model).exists():
+            raise
         raise ArtifactError(f"{error}; {suggest_models(model)}") from error
-    return model_shape(config, name=model), None if entry is None else entry.published
+    return model_shape(config, name=model), _published_of_shape(config) if entry is None else entry.published
+
+
+def _published_of_shape(config: Any) -> Published | None:
+    """The vendor's figures of the model in the catalogue that has the same shape, in whatever format it is kept."""
+    for entry in catalogue().values():
+        if entry.config["model_type"] != config.model_type:
+            continue
+        known = _config_of(entry)
+        if all(getattr(config, name, None) == getattr(known, name) for name in entry.config.keys() - _FORMAT_NAMES):
+            published = entry.published
+            return replace(published, source=f"{published.source}; of {entry.name}, whose shape this is")
+    return None
 
 
 def _config_of(entry: CatalogueEntry) -> Any:
@@ -78,6 +96,9 @@ def model_shape(config: Any, *, name: str) -> ModelShape:
     built = build_on_meta(config, name)
     sites = find_sites(built)
     num_experts = {site.path: count_experts(site) - count_zero_experts(site) for site in sites}
+    empty = [path for path, number in num_experts.items() if number < 1]
+    if empty:
+        raise SpecError(f"num_experts (={num_experts[empty[0]]}) of {empty[0]} must be at least 1; check the model")
     classifier = Classifier(built, sites, num_experts)
     layers = [_routed_layer(built, site, num_experts[site.path], classifier) for site in sites]
     head = classifier.head

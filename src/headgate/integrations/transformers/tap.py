@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -141,7 +141,7 @@ def tap(model: nn.Module, *, logits: bool = True) -> Iterator[Tape]:
     )
     with ExitStack() as stack:
         stack.enter_context(stance)
-        stack.enter_context(_watch_model(model, tape))
+        stack.enter_context(watch_inputs(model, lambda inputs: tape.passes.append(describe_pass(inputs))))
         for site in sites:
             stack.enter_context(_watch_site(model, site, tape, keeps_logits=logits))
         yield tape
@@ -183,13 +183,13 @@ def _new_layer(model: nn.Module, site: Site) -> LayerTape:
 
 
 @contextmanager
-def _watch_model(model: nn.Module, tape: Tape) -> Iterator[None]:
-    """Note each forward pass before its layers run."""
+def watch_inputs(model: nn.Module, see: Callable[[Mapping[str, Any]], None]) -> Iterator[None]:
+    """Call `see` with the arguments of each forward pass, by name, before its layers run."""
     parameters = list(inspect.signature(model.forward).parameters)
 
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not is_recomputing():
-            tape.passes.append(describe_pass({**dict(zip(parameters, args, strict=False)), **kwargs}))
+            see({**dict(zip(parameters, args, strict=False)), **kwargs})
 
     handle = model.register_forward_pre_hook(note, with_kwargs=True)
     try:
