@@ -112,7 +112,8 @@ def test_clipping_goes_by_the_norm_of_one_process(ranks, arrangement, norm_type)
         assert left == pytest.approx(whole / 4, rel=1e-4)
 
 
-REPLICATED = {
+LAYOUTS = {
+    "ddp, all on one of two": ("ddp", [list(range(8)), [-1] * 8]),
     "ddp, all on two": ("ddp", [list(range(8)), list(range(8))]),
     "ddp, some on three": ("ddp", [[0, 1, 2, 3, 7], [4, 5, 6, 7, 0], [7, 2, -1, -1, -1]]),
     "fsdp, some on two": ("fsdp", [[0, 1, 2, 3, 7], [4, 5, 6, 7, 0]]),
@@ -120,15 +121,15 @@ REPLICATED = {
 
 
 @pytest.mark.parametrize("norm_type", [2.0, float("inf")])
-@pytest.mark.parametrize(("arrangement", "slots"), REPLICATED.values(), ids=REPLICATED)
-def test_an_expert_with_replicas_counts_once(ranks, arrangement, slots, norm_type):
+@pytest.mark.parametrize(("arrangement", "slots"), LAYOUTS.values(), ids=LAYOUTS)
+def test_clipping_counts_each_expert_once_wherever_it_is(ranks, arrangement, slots, norm_type):
     whole = whole_norm(norm_type)
     for norm, left in ranks.run(len(slots), training.clip, arrangement, norm_type, whole / 4, slots):
         assert norm == pytest.approx(whole, rel=1e-5)
         assert left == pytest.approx(whole / 4, rel=1e-4)
 
 
-@pytest.mark.parametrize("slots", [None, REPLICATED["fsdp, some on two"][1]], ids=["dealt", "with replicas"])
+@pytest.mark.parametrize("slots", [None, LAYOUTS["fsdp, some on two"][1]], ids=["dealt", "with replicas"])
 def test_clipping_on_a_mesh_of_two_dimensions(ranks, slots):
     whole = whole_norm(2.0, num_batches=2)
     for norm, left in ranks.run(4, training.clip, "fsdp_2d", 2.0, whole / 4, slots):
