@@ -2,9 +2,9 @@
 
 `--check` compares with float64 and looks at bits, graphs and waiting; `--time` compares the experts' function, from
 expert ids to output, with every rival at hand in interleaved rounds with cold caches, and with the floor: bytes of the
-distinct experts' weights over the bandwidth of a copy, or operations over the peak of a large product, both measured
-here. The least important cases go first where `--budget` is short; results are written after each case. `--dry-run`
-does all of it with tiny sizes on a CPU, where the times mean nothing.
+distinct experts' weights (in training, also of gradients) over the bandwidth of a copy, or operations over the peak of
+a large product, both measured here. The least important cases go first where `--budget` is short; results are written
+after each case. `--dry-run` does all of it with tiny sizes on a CPU, where the times mean nothing.
 """
 
 from __future__ import annotations
@@ -148,6 +148,13 @@ def show_times(run: Run) -> None:
         print(f"geometric mean of {name} / ours: {geometric_mean([case[key] for case in run.cases]):.2f}")
 
 
+def find_device(*, is_dry: bool) -> torch.device | None:
+    """What is checked and timed; None where there is nothing."""
+    if is_dry:
+        return torch.device("cpu")
+    return torch.device("cuda") if torch.cuda.is_available() else None
+
+
 def _name_cases(cases: Sequence[GpuCase]) -> str:
     return ", ".join(f"{c.shape} {c.routing} {'train' if c.is_trained else 'infer'} {c.tokens}" for c in cases)
 
@@ -169,11 +176,12 @@ def main(
     """Check and time Headgate on this machine's GPU."""
     if not (check or time_):
         raise typer.BadParameter("nothing to do; pass --check, --time, or both")
-    if not dry_run and not torch.cuda.is_available():
+    device = find_device(is_dry=dry_run)
+    if device is None:
         print("nothing to measure: PyTorch sees no CUDA device; --dry-run goes through it all on the CPU")
         return
     torch.manual_seed(0)
-    clock = DeviceClock(torch.device("cpu" if dry_run else "cuda"))
+    clock = DeviceClock(device)
     run = Run(name, clock, budget)
     if check:
         run_checks(run, clock.device, is_tiny=dry_run)

@@ -1,6 +1,7 @@
-"""Compile the Triton experts for an H100, without one, and say what the compiler made of them: a JSON line each.
+"""Run Headgate's own calls on a device that compiles for an H100 and computes nothing, and say what was compiled.
 
-Run as a program, in a process of its own: the interpreter that the tests use takes the compiler's place in theirs.
+No GPU is needed, and no type of an argument is written down here: Triton's launcher sees real calls. A JSON line for
+each kernel. Run as a program, in a process of its own: the tests' interpreter takes the compiler's place in theirs.
 """
 
 from __future__ import annotations
@@ -8,140 +9,183 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 import triton
+from triton import knobs
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.runtime import driver
 
-from headgate.kernels.triton import activation_gradient, combine, finish, product, sums, up, weight_gradient
+from headgate.kernels.function import ExpertFunction
+from headgate.kernels.route import route_on_gpu
+from headgate.kernels.route_call import RouterFormula
+from headgate.kernels.triton import experts, gradients, ops, plan, schedule
+from headgate.kernels.triton.route_gradient import differentiate_logits
+from headgate.kernels.triton.weight_gradient import weight_gradient_kernel
 
-D, F, E = 2048, 1024, 64  # OLMoE
-TARGET = GPUTarget("cuda", 90, 32)
 DUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-ROWS = {"expert_offsets": "*i64", "row_weights": "*fp32", "slot_of_row": "*i64", "token_of_row": "*i64"}
-COUNTS = {"num_experts": "i32", "num_rows": "i32", "num_buckets": "i32"}
-FUNCTION = {
-    "F": F,
-    "GATED": True,
-    "INTERLEAVED": False,
-    "ACTIVATION": "silu",
-    "WEIGHS_INPUT": False,
-    "clamp": None,
-    "slope": 1.0,
-    "up_offset": 0.0,
-}
+D, F, E, K = 2048, 1024, 64, 8  # OLMoE
+MIXTRAL = RouterFormula(K, "softmax", "model", "float32", "scores", 0, 0, 0, "-inf", "sum", 1.0, 0.0, "add", 1.0)
+DEEPSEEK = MIXTRAL._replace(score="sigmoid", linear_dtype="float32", num_groups=8, num_kept=4, group_counted=2)
+WIDEST = MIXTRAL._replace(top_k=16, score="sqrt_softplus", score_dtype="model", norm_order=3.0)
+GPT_OSS = ExpertFunction(interleaved=True, clamp=7.0, sigmoid_slope=1.702, up_offset=1.0)
 
 
-def sources(dtype: str, bucket: str) -> dict[str, tuple[Any, dict[str, str], dict[str, Any]]]:
-    """Each kernel with the types of what varies and the values of what does not; what neither names is None."""
-    pointer, stride = f"*{dtype}", "i32"
-    tuned = {"EXPERTS": E, "PRECISION": "tf32" if dtype == "fp32" else "half", "BUCKET": bucket, "SPLITS": 1}
-    along_k = {"stride_e": stride, "stride_n": stride}  # with stride_k = 1
-    along_n = {"stride_e": stride, "stride_k": stride}
-    up_types = {"x": pointer, "up": pointer, "hidden": pointer, "x_stride": stride}
-    gradient_types = dict.fromkeys(("dy", "down", "up_rows", "d_up_rows", "hidden"), pointer)
-    product_types = {"rows_in": pointer, "weight": pointer, "out": pointer}
-    weight_types = {"left": pointer, "right": pointer, "out": pointer, "left_stride": stride, "right_stride": stride}
-    flags = {"GATHERS_LEFT": False, "GATHERS_RIGHT": True, "WEIGHTED": False}
-    gpt_oss = {**FUNCTION, "INTERLEAVED": True, "clamp": 7.0, "slope": 1.702, "up_offset": 1.0}
-    down, dx = {"SUMMED": F, "COLUMNS": D, "stride_k": 1}, {"SUMMED": 2 * F, "COLUMNS": D, "stride_n": 1}
-    return {
-        "up": (up.up_kernel, up_types | along_k, {**tuned, **FUNCTION, "D": D, "stride_k": 1}),
-        "up_gpt_oss": (
-            up.up_kernel,
-            {**up_types, **along_k, "up_bias": pointer, "up_rows": pointer},
-            {**tuned, **gpt_oss, "D": D, "stride_k": 1, "WEIGHS_INPUT": True},
-        ),
-        "up_in_parts": (
-            up.up_kernel,
-            {**up_types, **along_k, "partial": "*fp32"},
-            {**tuned, **FUNCTION, "D": D, "stride_k": 1, "SPLITS": 4},
-        ),
-        "down": (product.product_kernel, product_types | along_k, {**tuned, **down}),
-        "dx": (product.product_kernel, product_types | along_n, {**tuned, **dx}),
-        "dx_weighing": (
-            product.product_kernel,
-            {**product_types, **along_n, "x": pointer, "x_stride": stride, "weight_parts": "*fp32"},
-            {**tuned, **dx},
-        ),
-        "activation_gradient": (
-            activation_gradient.activation_gradient_kernel,
-            {**gradient_types, **along_n, "dy_stride": stride, "weight_parts": "*fp32"},
-            {**tuned, **FUNCTION, "D": D, "stride_n": 1},
-        ),
-        "weight_gradient": (
-            weight_gradient.weight_gradient_kernel,
-            weight_types,
-            {**tuned, **flags, "A": 2 * F, "B": D},
-        ),
-    }
+class Compiler:
+    """A driver of Triton's whose device takes every launch and does nothing; the time of a call is its number."""
+
+    def __init__(self) -> None:
+        self.utils = self
+        self.num_timed = 0
+
+    def get_current_target(self) -> GPUTarget:
+        """An H100."""
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self) -> int:
+        """The only one."""
+        return 0
+
+    def get_current_stream(self, _device: int) -> int:
+        """The only one."""
+        return 0
+
+    def get_device_properties(self, _device: int) -> dict[str, int]:
+        """What a block may have."""
+        return {"max_shared_mem": schedule.SHARED_MEMORY_BYTES}
+
+    def load_binary(self, *_: object) -> tuple[object, int, int, int, int]:
+        """Module, function, registers, spills, threads."""
+        return object(), 0, 0, 0, 1024
+
+    def launcher_cls(self, *_: object) -> Callable[..., None]:
+        """What launches a kernel."""
+        return lambda *_arguments: None
+
+    def get_benchmarker(self) -> Callable[..., list[float]]:
+        """A clock by which what is timed later is faster."""
+
+        def measure(call: Callable[[], object], **_: object) -> list[float]:
+            call()
+            self.num_timed += 1
+            return [1.0 / self.num_timed] * 3
+
+        return measure
 
 
-def small_sources(dtype: str) -> dict[str, tuple[Any, dict[str, str], dict[str, Any]]]:
-    """The kernels that nothing tunes, with every optional part."""
-    pointer, stride = f"*{dtype}", "i32"
-    sum_types = {"dy": pointer, "x": pointer, "down_bias": pointer, "dy_stride": stride, "x_stride": stride}
-    up_types = {"partial": "*fp32", "up_bias": pointer, "hidden": pointer, "up_rows": pointer}
-    order = {"row_order": "*i64", "token_offsets": "*i64", "source_stride": stride}
-    return {
-        "finish": (
-            finish.finish_kernel,
-            up_types,
-            {**FUNCTION, "SPLITS": 4, "EXPERTS": E, "BLOCK_M": 16, "BLOCK_N": 128, "clamp": 7.0, "WEIGHS_INPUT": True},
-        ),
-        "combine": (
-            combine.combine_kernel,
-            {"rows": pointer, "source": pointer, "y": pointer, **order},
-            {"D": D, "WEIGHTED": True, "SPLITS": 2, "BLOCK_D": 512},
-        ),
-        "bias_gradient": (
-            sums.bias_gradient_kernel,
-            {"values": pointer, "out": pointer, "stride": stride},
-            {"C": D, "GATHERS": True, "WEIGHTED": True, "BLOCK_R": 32, "BLOCK_C": 128},
-        ),
-        "row_weight_gradient": (
-            sums.row_weight_gradient_kernel,
-            {"parts": "*fp32", "out": "*fp32", **sum_types},
-            {"D": D, "PARTS": 8, "HAS_IDENTITY": True, "EXPERTS": E, "BLOCK_P": 8, "BLOCK_D": 1024},
-        ),
-    }
+def make_problem(num_tokens: int, dtype: torch.dtype, function: ExpertFunction, *, weighs_input: bool) -> ops.Problem:
+    """Memory without values: nothing is read. Biases where the gates are interleaved."""
+    num_rows, size = num_tokens * K, {"dtype": torch.int64}
+    rows = (torch.empty(n, **size) for n in (num_rows, num_rows, E + 1, num_rows, num_tokens + 1))
+    shapes = ((num_rows,), (E, 2 * F, D), (E, D, F), (E, 2 * F), (E, D))
+    weights, *floats = (torch.empty(shape, dtype=dtype) for shape in shapes)
+    biased = floats if function.interleaved else [*floats[:2], None, None]
+    x = torch.empty(num_tokens, D, dtype=dtype)
+    return ops.Problem(x, *rows, weights.float(), *biased, function, weighs_input=weighs_input)
 
 
-def compile_kernel(
-    kernel: Any, types: dict[str, str], values: dict[str, Any], options: dict[str, int]
-) -> dict[str, Any]:
-    """Registers, bytes of stack (where registers spill), bytes of shared memory, and whether Hopper's products run."""
-    types = {name: kind for name, kind in {**ROWS, **COUNTS, **types}.items() if name in kernel.arg_names}
-    signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
-    constants = {name: values.get(name) for name in kernel.arg_names if name not in types}
-    aligned = [i for i, name in enumerate(kernel.arg_names) if types.get(name, "")[:1] == "*" or "stride" in name]
-    attributes = {(i,): [["tt.divisibility", 16]] for i in aligned if kernel.arg_names[i] in types}
-    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
-    compiled = triton.compile(source, target=TARGET, options=options)
+def train(problem: ops.Problem) -> None:
+    """Forward, and every gradient."""
+    up_rows = problem.new_up_rows()
+    experts.run(problem, up_rows)
+    wanted = (problem.x, problem.combine_weights, problem.up, problem.down, problem.up_bias, problem.down_bias)
+    outputs = gradients.Outputs(*(None if tensor is None else torch.empty_like(tensor) for tensor in wanted))
+    gradients.run(problem, torch.empty_like(problem.x), up_rows, outputs)
+
+
+def decide(formula: RouterFormula, num_tokens: int, num_experts: int, *, biased: bool) -> None:
+    """A route of bfloat16 tokens, and its gradient."""
+    x, weight = (torch.empty(n, D, dtype=torch.bfloat16) for n in (num_tokens, num_experts))
+    selection_bias = torch.empty(num_experts) if biased else None
+    bias = torch.empty(num_experts, dtype=torch.bfloat16) if biased else None
+    routed = route_on_gpu(x, weight, bias, selection_bias, formula)
+    given = (routed.logits, None if biased else routed.scores, routed.combine_weights)
+    differentiate_logits(given, routed.logits, selection_bias, routed.expert_ids, formula, x.dtype)
+
+
+def decode() -> None:
+    """A token, so few rows that sums are in parts."""
+    problem = make_problem(1, torch.bfloat16, ExpertFunction(), weighs_input=False)
+    experts.run(problem)
+    narrow = problem._replace(up=problem.up[:, :256], down=problem.down[:, :, :128])
+    experts.run(narrow)
+    decide(MIXTRAL, 1, E, biased=False)
+
+
+def prefill() -> None:
+    """Many tokens, with gradients."""
+    train(make_problem(4096, torch.bfloat16, ExpertFunction(), weighs_input=False))
+    decide(DEEPSEEK, 4096, 256, biased=False)
+    decide(WIDEST, 300, 512, biased=True)
+    plan.sort_slots_triton(torch.empty(9, dtype=torch.int64), 512)
+
+
+def odd() -> None:
+    """Biases, weights on the input, float32 as tf32."""
+    train(make_problem(4096, torch.bfloat16, GPT_OSS, weighs_input=True))
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    experts.run(make_problem(256, torch.float32, ExpertFunction(), weighs_input=False))
+
+
+def tune(num_tokens: int) -> None:
+    """A small kernel whose configurations are timed."""
+    problem = make_problem(num_tokens, torch.bfloat16, ExpertFunction(), weighs_input=False)
+    left = torch.empty(num_tokens * K, 64, dtype=torch.bfloat16)
+    out = torch.empty(E, 64, D, dtype=torch.bfloat16)
+    gradients._write_weight_gradient(problem, out, left, problem.x, gathers_left=False)
+
+
+SCENES = {"decode": decode, "prefill": prefill, "odd": odd}
+
+
+def describe(compiled: Any) -> dict[str, Any]:
+    """Registers, bytes of stack (where registers spill) and of shared memory, and which products run."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
         cubin.write(compiled.asm["cubin"])
         cubin.flush()
         usage = subprocess.run([DUMP, "-res-usage", cubin.name], capture_output=True, text=True, check=True)
     registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", usage.stdout + usage.stderr).groups()  # type: ignore[union-attr]
-    has_wgmma = "wgmma" in compiled.asm["ptx"]
-    return {"registers": int(registers), "stack": int(stack), "shared": compiled.metadata.shared, "wgmma": has_wgmma}
+    found = {name: name in compiled.asm["ptx"] for name in ("wgmma", "mma.sync", "tf32")}
+    return {"registers": int(registers), "stack": int(stack), "shared": compiled.metadata.shared, **found}
 
 
-def main(dtype: str, bucket: str, *, is_everything: bool) -> None:
-    """Compile a bucket's first configurations, or all of them, and the kernels that nothing tunes."""
-    for name, (kernel, types, values) in sources(dtype, bucket).items():
-        configs = kernel.early_config_prune((), (), **values)
-        for config in configs if is_everything else configs[:1]:
-            options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
-            found = compile_kernel(kernel.fn, types, {**values, **config.kwargs}, options)
-            print(json.dumps({"kernel": name, "config": str(config), **found}), flush=True)
-    for name, (kernel, types, values) in small_sources(dtype).items():
-        print(json.dumps({"kernel": name, **compile_kernel(kernel, types, values, {"num_warps": 4})}), flush=True)
+def show_kernels() -> None:
+    """Go through the scenes; under deterministic algorithms each kernel has its first configuration."""
+    seen = []
+
+    def see(*_: object, fn: Any, compile: dict[str, Any], **__: object) -> None:
+        seen.append((fn.jit_function, compile["key"]))
+
+    knobs.runtime.jit_post_compile_hook = see
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    for scene, go_through in SCENES.items():
+        go_through()
+        for kernel, key in seen:
+            compiled = kernel.device_caches[0][0][key]
+            print(json.dumps({"scene": scene, "kernel": kernel.__name__, **describe(compiled)}))
+        seen.clear()
+    torch.use_deterministic_algorithms(False)
+    knobs.runtime.jit_post_compile_hook = None
+
+
+def show_tuning(device: Compiler) -> None:
+    """How many configurations were timed, and the best: for a size, for more rows in its bucket, and from the disk."""
+    before = device.num_timed
+    for num_tokens, is_forgotten in ((1, False), (2, False), (1, True)):
+        if is_forgotten:
+            weight_gradient_kernel.cache.clear()
+        tune(num_tokens)
+        best = [str(config) for config in weight_gradient_kernel.cache.values()]
+        print(json.dumps({"untimed": before, "timed": device.num_timed - before, "best": best}))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], is_everything="--all" in sys.argv)
+    compiler = Compiler()
+    driver.set_active(compiler)
+    show_kernels()
+    show_tuning(compiler)

@@ -19,6 +19,7 @@ from support.case import make_output_gradient, train_once, work_of
 from support.contenders import DEFAULT_RIVAL, Contender, rival_names, transformers_contender
 from support.device_clock import DeviceClock
 from support.exact import choose_tokens, error_bound, exact_output, relative_error
+from support.floor import Work
 from support.gpu_checks import capture
 from support.problem import SHAPES, Problem, Shape, make_problem, make_weights
 from support.rivals import RIVALS, count_copies, find_rival
@@ -123,32 +124,51 @@ def time_case(
     """
     weights = make_weights(shape, dtype, is_trained=case.is_trained, device=clock.device)
     problem = make_problem(shape, weights, num_tokens=case.tokens, routing=case.routing)
-    calls: dict[str, Callable[[], object]] = {}
-    found: dict[str, dict[str, Any]] = {"errors": {}, "peak_memory_bytes": {}}
-    left_out, bound = dict(slow), error_bound(problem)
     with torch.set_grad_enabled(case.is_trained):
-        for contender in list_contenders(problem, left_out):
-            why = _try(contender, problem, clock, found, calls, is_trained=case.is_trained)
-            if why is not None:
-                left_out[contender.name] = why
-                slow |= {contender.name: why} if why.startswith("slow") else {}
+        calls, found = _try_all(problem, clock, slow, is_trained=case.is_trained)
         if clock.is_gpu and not case.is_trained and case.tokens <= GRAPH_TOKENS:
             calls["headgate, graph"] = _as_graph(problem)
         times = clock.time_all(calls, seconds=seconds, most=31)
-    work = work_of(problem, is_trained=case.is_trained)
+    work, bound = count_work(problem, is_trained=case.is_trained), error_bound(problem)
     return {
         **asdict(case),
         **found,
         "experts": shape.num_experts,
         "is_right": found["errors"]["headgate"] <= bound,
         "error_bound": bound,
-        "left_out": left_out,
         "bytes": work.num_bytes,
         "flops": work.flops,
         "median_ms": {name: timing.median_s * 1e3 for name, timing in times.items()},
         "quartiles_ms": {name: (timing.lower_s * 1e3, timing.upper_s * 1e3) for name, timing in times.items()},
         "rounds": min(timing.rounds for timing in times.values()),
     }
+
+
+def count_work(problem: Problem, *, is_trained: bool) -> Work:
+    """Bytes and operations of a case. In training, weights are read once each way, and all their gradients written.
+
+    A GPU has so much arithmetic that with few rows per expert these bytes bound training, too.
+    """
+    work = work_of(problem, is_trained=is_trained)
+    if not is_trained:
+        return work
+    read = work_of(problem, is_trained=False).num_bytes
+    written = problem.gate_up.nbytes + problem.down.nbytes
+    return Work(num_bytes=2 * read + written, flops=work.flops)
+
+
+def _try_all(
+    problem: Problem, clock: DeviceClock, slow: dict[str, str], *, is_trained: bool
+) -> tuple[dict[str, Callable[[], object]], dict[str, dict[str, Any]]]:
+    """The calls that are worth timing, and of all contenders: errors, memory, and why some are left out."""
+    calls: dict[str, Callable[[], object]] = {}
+    found: dict[str, dict[str, Any]] = {"errors": {}, "peak_memory_bytes": {}, "left_out": dict(slow)}
+    for contender in list_contenders(problem, found["left_out"]):
+        why = _try(contender, problem, clock, found, calls, is_trained=is_trained)
+        if why is not None:
+            found["left_out"][contender.name] = why
+            slow |= {contender.name: why} if why.startswith("slow") else {}
+    return calls, found
 
 
 def _try(

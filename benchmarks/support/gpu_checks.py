@@ -9,7 +9,6 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +19,7 @@ import headgate
 from headgate.dispatch import find_drops, plan_token_choice
 from headgate.experts import ExpertWeights, run_experts
 from headgate.kernels.function import ExpertFunction
+from support.device_clock import is_gpu
 from support.exact import relative_error
 
 FUNCTIONS = {
@@ -54,18 +54,20 @@ class Sizes:
 def list_checks(device: torch.device, sizes: list[Sizes], dtypes: list[torch.dtype]) -> list[Callable[[], Check]]:
     """Every check, the most important first. The last size and dtype are a layer's.
 
-    Each size and dtype meets one function, each function with and without biases: all combinations would be
-    hundreds of kernels to compile.
+    Each size and dtype meets one function, each function with and without biases, and two routers: all combinations
+    would be hundreds of kernels to compile.
     """
     layer = (device, sizes[-1], dtypes[-1])
     looks = (check_bits, check_waiting, check_compile, check_graph)
     checks: list[Callable[[], Check]] = [functools.partial(look, *layer) for look in looks]
-    checks += [functools.partial(check_routers, device, *pair) for pair in itertools.product(sizes, dtypes)]
-    kinds = itertools.cycle(itertools.product((True, False), FUNCTIONS))
+    full = headgate.Capacity(factor=0.75)
+    checks += [functools.partial(look, *layer, capacity=full) for look in (check_waiting, check_graph)]
+    kinds, routers = itertools.cycle(itertools.product((True, False), FUNCTIONS)), itertools.cycle(ROUTERS)
     for size, dtype in itertools.product(sizes[::-1], dtypes[::-1]):
         # A step of three through eight kinds meets all of them.
         biased, name = next(itertools.islice(kinds, 2, None))
         checks.append(functools.partial(check_experts, device, size, dtype, name, biased=biased))
+        checks.append(functools.partial(check_routers, device, size, dtype, tuple(itertools.islice(routers, 2))))
     return checks
 
 
@@ -133,10 +135,10 @@ def _activate(z: Tensor, function: ExpertFunction) -> Tensor:
     return act[function.activation](gate) * (up + function.up_offset)
 
 
-def check_routers(device: torch.device, size: Sizes, dtype: torch.dtype) -> Check:
+def check_routers(device: torch.device, size: Sizes, dtype: torch.dtype, names: tuple[str, ...] = ROUTERS) -> Check:
     """The inference router's logits against float64, and that its choice is the best of its own scores."""
     worst, wrong = 0.0, []
-    for name in ROUTERS:
+    for name in names:
         # Groups need their number to divide E.
         num_experts, top_k = max(16, size.num_experts // 8 * 8), min(size.top_k, 8)
         router = headgate.Router(size.d_model, headgate.preset(name, num_experts=num_experts, top_k=top_k))
@@ -156,7 +158,11 @@ def check_routers(device: torch.device, size: Sizes, dtype: torch.dtype) -> Chec
     # Logits are rounded to the dtype where the family does so, and sums of D products to float32 before.
     bound = 2 * torch.finfo(dtype).eps + torch.finfo(torch.float32).eps * math.sqrt(size.d_model)
     detail = f"logits {worst:.1e} of {bound:.1e}" + (f"; wrong choice or plan: {', '.join(wrong)}" if wrong else "")
-    return Check(name=f"routers, {_short(dtype)}, {size}", holds=worst <= bound and not wrong, detail=detail)
+    return Check(
+        name=f"routers {' and '.join(names)}, {_short(dtype)}, {size}",
+        holds=worst <= bound and not wrong,
+        detail=detail,
+    )
 
 
 def check_bits(device: torch.device, size: Sizes, dtype: torch.dtype) -> Check:
@@ -167,12 +173,14 @@ def check_bits(device: torch.device, size: Sizes, dtype: torch.dtype) -> Check:
     return Check(name="two runs, same bits", holds=not different, detail=", ".join(different) or "forward and backward")
 
 
-def check_waiting(device: torch.device, size: Sizes, dtype: torch.dtype) -> Check:
+def check_waiting(
+    device: torch.device, size: Sizes, dtype: torch.dtype, *, capacity: headgate.Capacity | None = None
+) -> Check:
     """Neither inference nor training waits for the device."""
-    name = "no host synchronisation"
-    if device.type != "cuda":
+    name = _title("no host synchronisation", capacity)
+    if not is_gpu(device):
         return Check(name=name, holds=None, detail="needs a GPU")
-    layer, x = _make_layer(device, size, dtype)
+    layer, x = _make_layer(device, size, dtype, capacity)
     _infer(layer, x)
     _train(layer.train(), x)
     torch.cuda.set_sync_debug_mode("error")
@@ -193,18 +201,21 @@ def check_compile(device: torch.device, size: Sizes, dtype: torch.dtype) -> Chec
     return _compare("torch.compile(fullgraph=True)", lambda: _infer(layer, x), lambda: _infer(compiled, x))
 
 
-def check_graph(device: torch.device, size: Sizes, dtype: torch.dtype) -> Check:
+def check_graph(
+    device: torch.device, size: Sizes, dtype: torch.dtype, *, capacity: headgate.Capacity | None = None
+) -> Check:
     """A captured decode step, replayed on other tokens, gives the bits of the layer on them."""
-    if device.type != "cuda":
-        return Check(name="CUDA graph of a decode step", holds=None, detail="needs a GPU")
-    layer, x = _make_layer(device, size, dtype)
+    name = _title("CUDA graph of a decode step", capacity)
+    if not is_gpu(device):
+        return Check(name=name, holds=None, detail="needs a GPU")
+    layer, x = _make_layer(device, size, dtype, capacity)
     replay, static = capture(layer, x[:1])
 
     def on_new_tokens() -> Tensor:
         static.copy_(x[1:2])
         return replay().clone()
 
-    return _compare("CUDA graph of a decode step", lambda: _infer(layer, x[1:2]), on_new_tokens)
+    return _compare(name, lambda: _infer(layer, x[1:2]), on_new_tokens)
 
 
 @torch.no_grad()
@@ -238,10 +249,16 @@ def _compare(name: str, expected: Callable[[], Tensor], found: Callable[[], Tens
     return Check(name=name, holds=same, detail="same bits" if same else "other bits")
 
 
-def _make_layer(device: torch.device, size: Sizes, dtype: torch.dtype) -> tuple[headgate.MoE, Tensor]:
+def _title(name: str, capacity: headgate.Capacity | None) -> str:
+    return name if capacity is None else f"{name}, with a capacity"
+
+
+def _make_layer(
+    device: torch.device, size: Sizes, dtype: torch.dtype, capacity: headgate.Capacity | None = None
+) -> tuple[headgate.MoE, Tensor]:
     torch.manual_seed(0)
-    options: dict[str, Any] = {"num_experts": size.num_experts, "top_k": size.top_k, "device": device, "dtype": dtype}
-    layer = headgate.MoE(size.d_model, size.d_ff, **options).eval()
+    spec = headgate.RouterSpec(num_experts=size.num_experts, top_k=size.top_k, capacity=capacity)
+    layer = headgate.MoE(size.d_model, size.d_ff, router=spec, device=device, dtype=dtype).eval()
     return layer, torch.randn(max(size.tokens, 2), size.d_model, device=device).to(dtype)
 
 

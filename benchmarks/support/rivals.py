@@ -24,6 +24,8 @@ def compiled_eager(problem: Problem) -> Contender:
     module = make_transformers_experts(problem.shape, "eager")
     module.gate_up_proj, module.down_proj = problem.gate_up, problem.down
     weights = problem.combine_weights.to(problem.x.dtype).requires_grad_(problem.x.requires_grad)
+    # After eight sizes of one function the compiler would give up and leave it eager.
+    torch.compiler.reset()
     # What a CPU compiles takes seconds of a C++ compiler, and there nothing is timed that counts.
     compiled = torch.compile(module, backend="inductor" if problem.x.is_cuda else "aot_eager")
     run = functools.partial(compiled, problem.x, problem.expert_ids, weights)

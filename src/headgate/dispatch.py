@@ -70,9 +70,10 @@ def drop_over_capacity(
     ids_in_order = buckets[queue][order]
     place = torch.arange(num_tokens * top_k, device=order.device) - offsets[ids_in_order.clamp(min=0)]
     too_late = (place >= capacity) & (ids_in_order != NO_EXPERT)
-    flat = drops.flatten()
-    flat = flat.index_fill(0, queue[order[too_late]], int(DropReason.CAPACITY))
-    return flat.view(num_tokens, top_k)
+    slots, flat = queue[order], drops.flatten()
+    # Every slot is written, since how many come too late is known to the device alone.
+    reasons = flat[slots].masked_fill(too_late, int(DropReason.CAPACITY))
+    return flat.scatter(0, slots, reasons).view(num_tokens, top_k)
 
 
 def _queue_slots(slot_scores: Float[Tensor, "T K"], drop_rule: str) -> Int[Tensor, " N"]:
@@ -92,7 +93,12 @@ def _queue_slots(slot_scores: Float[Tensor, "T K"], drop_rule: str) -> Int[Tenso
 
 @torch.no_grad()
 def plan_token_choice(
-    expert_ids: Int[Tensor, "T K"], drops: UInt8[Tensor, "T K"], *, num_experts: int, is_dropless: bool
+    expert_ids: Int[Tensor, "T K"],
+    drops: UInt8[Tensor, "T K"],
+    *,
+    num_experts: int,
+    is_dropless: bool,
+    keeps_rows: bool = False,
 ) -> DispatchPlan:
     """Sort the slots that became rows by expert.
 
@@ -101,6 +107,8 @@ def plan_token_choice(
         drops: [T, K] `DropReason`.
         num_experts: E, zero-compute experts included.
         is_dropless: the caller knows that nothing was dropped: no shape then depends on the data.
+        keeps_rows: nor does one here: R = T * K whatever was dropped, and the rows of dropped slots come last, from
+            `expert_offsets[E]` on, where nobody works. For the experts' kernels on a GPU, which pass over them.
 
     Example:
         >>> import torch
@@ -110,8 +118,8 @@ def plan_token_choice(
         ([0, 0, 1, 1], [0, 1, 3, 4])
     """
     num_tokens, top_k = expert_ids.shape
-    if is_dropless:
-        plan = plan_choice(expert_ids, num_experts)
+    if is_dropless or keeps_rows:
+        plan = plan_choice(expert_ids if is_dropless else expert_ids.where(drops == 0, NO_EXPERT), num_experts)
         return DispatchPlan(**plan._asdict(), drop_reason=drops, max_rows_per_token=top_k)
     order, expert_offsets = sort_slots(expert_ids.where(drops == 0, NO_EXPERT).flatten(), num_experts)
     slot_of_row = order[: int(expert_offsets[-1])]

@@ -64,7 +64,8 @@ class DispatchPlan:
 
     Expert e works on rows `expert_offsets[e]` to `expert_offsets[e + 1]`; ties keep slot order. Zero-compute experts
     come after all others. Token t gets back the rows `row_order[token_offsets[t]:token_offsets[t + 1]]`, in that
-    order, which is slot order (best choice first), so that a sum over them has the same bits on every run.
+    order, which is slot order (best choice first), so that a sum over them has the same bits on every run. Rows from
+    `expert_offsets[E]` on, where there are any, are of slots that were dropped (`keeps_rows` of `plan_token_choice`).
 
     Attributes:
         slot_of_row: [R] int64, index into the flattened `combine_weights` of the choice.

@@ -36,28 +36,55 @@ def make_run(tmp_path, monkeypatch, budget_s=100.0) -> gpu.Run:
     return gpu.Run("tried", DeviceClock(CPU), budget_s)
 
 
-def test_the_whole_script_goes_through_on_a_cpu():
+def run_script(script: str, *options: str, **environment: str) -> tuple[str, dict]:
+    """What it printed, and what it wrote."""
     name = f"gpu-tried-{os.getpid()}"
     file = ROOT / "benchmarks" / "results" / f"{name}.json"
-    command = [sys.executable, "benchmarks/gpu.py", "--check", "--time", "--dry-run", "--name", name]
+    command = [sys.executable, script, *options, name]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "benchmarks")} | environment
     try:
-        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+        result = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300, env=environment
+        )
         assert result.returncode == 0, result.stdout + result.stderr
-        written = json.loads(file.read_text(encoding="utf-8"))
+        return result.stdout, json.loads(file.read_text(encoding="utf-8"))
     finally:
         file.unlink(missing_ok=True)
-    assert len(result.stdout) < 12_000
-    assert "no GPU: a dry run, whose times mean nothing" in result.stdout
-    assert {check["name"] for check in written["checks"] if check["holds"] is None} == {
-        "no host synchronisation",
-        "CUDA graph of a decode step",
-    }
+
+
+def assert_all_is_right(written: dict) -> None:
     assert all(check["holds"] is not False for check in written["checks"])
-    assert len(written["rows"]) == len(order_cases(["tiny"], is_tiny=True))
     for row in written["rows"]:
         assert {"headgate", "eager", "grouped_mm", "torch.compile"} <= set(row["median_ms"])
         assert row["is_right"]
         assert set(row["left_out"]) == {"vllm", "scattermoe", "megablocks", "sonicmoe"}
+
+
+def test_the_whole_script_goes_through_on_a_cpu():
+    printed, written = run_script("benchmarks/gpu.py", "--check", "--time", "--dry-run", "--name")
+    assert len(printed) < 12_000
+    assert "no GPU: a dry run, whose times mean nothing" in printed
+    assert {check["name"] for check in written["checks"] if check["holds"] is None} == {
+        "no host synchronisation",
+        "no host synchronisation, with a capacity",
+        "CUDA graph of a decode step",
+        "CUDA graph of a decode step, with a capacity",
+    }
+    assert_all_is_right(written)
+    assert len(written["rows"]) == len(order_cases(["tiny"], is_tiny=True))
+
+
+def test_no_line_runs_on_a_gpu_for_the_first_time():
+    """Events, graphs, waiting and memory, on a GPU that is the CPU, with the kernels that a GPU has."""
+    pytest.importorskip("triton", reason="Triton is not installed")
+    printed, written = run_script("tests/benchmarks/pretended_gpu.py", TRITON_INTERPRET="1")
+    assert printed.startswith("a pretended GPU; torch ")
+    assert all(check["holds"] for check in written["checks"])
+    assert_all_is_right(written)
+    inference, training = written["rows"]
+    assert "headgate, graph" in inference["median_ms"]
+    assert training["is_trained"]
+    assert all(row["peak_memory_bytes"]["headgate"] == 1 << 20 for row in written["rows"])
 
 
 def test_the_most_important_cases_come_first_and_each_once():
@@ -95,6 +122,13 @@ def test_what_the_budget_does_not_allow_is_dropped_and_named(tmp_path, monkeypat
 def test_ratios_are_to_the_best_rival_and_to_the_default():
     found = gpu.compare({"headgate": 2.0, "headgate, graph": 1.0, "eager": 9.0, "grouped_mm": 5.0, "vllm": 3.0})
     assert found == {"best_rival": "vllm", "best_over_ours": 1.5, "default_over_ours": 2.5}
+
+
+def test_training_reads_the_weights_twice_and_writes_their_gradients():
+    forward, training = (gpu_cases.count_work(tiny_problem(), is_trained=is_trained) for is_trained in (False, True))
+    shape = TINY_SHAPES["tiny"]
+    assert training.flops == 3 * forward.flops
+    assert training.num_bytes == 2 * forward.num_bytes + shape.num_experts * shape.weights_per_expert * 4
 
 
 def test_a_failing_check_and_a_wrong_result_are_told(tmp_path, monkeypatch, capsys):

@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
-from headgate import MoE, preset, preset_names
+from headgate import Capacity, MoE, RouterSpec, experts, preset, preset_names
 from headgate.dispatch import plan_token_choice
 from headgate.kernels import native
 from headgate.kernels.native import NativeLibrary
+from headgate.nn import experts as nn_experts
 from headgate.nn.native_route import is_covered, route_natively
 from headgate.spec import family
 
@@ -74,6 +75,36 @@ def test_what_has_shapes_of_its_own_waits(name):
         layer, x = make_fake(name)
         with pytest.raises(WAITS):
             layer.eval()(x)
+
+
+@pytest.fixture
+def _by_triton(monkeypatch):
+    """As on a GPU, whose experts pass over the rows of dropped slots."""
+    monkeypatch.setattr(nn_experts, "runs_in_triton", lambda *_: True)
+    monkeypatch.setattr(experts.triton_ops, "runs_in_triton", lambda *_: True)
+
+
+CAPACITIES = {
+    rule: Capacity(factor=1.0, drop_rule=rule) for rule in ("position", "choice_position", "score", "batch_prioritised")
+} | {"after_drop": Capacity(factor=1.0, normalise="after_drop"), "sequence": Capacity(factor=1.0, per="sequence")}
+
+
+@pytest.mark.usefixtures("_by_operations", "_by_triton")
+@pytest.mark.parametrize("is_trained", [False, True])
+@pytest.mark.parametrize("name", CAPACITIES)
+def test_a_capacity_does_not_wait_on_a_gpu(name, is_trained):
+    with FakeTensorMode():
+        layer = MoE(D, F, router=RouterSpec(num_experts=E, top_k=K, capacity=CAPACITIES[name])).train(is_trained)
+        x = torch.empty(2, 5, D, requires_grad=is_trained)
+        assert layer(x, padding_mask=torch.zeros(2, 5, dtype=torch.bool)).shape == x.shape
+
+
+@pytest.mark.usefixtures("_by_operations", "_by_triton")
+@pytest.mark.parametrize("name", ["switch", "top_p", "threshold", "longcat_flash"])
+def test_shapes_of_its_own_stay_on_the_gpu(name):
+    with FakeTensorMode(), torch.no_grad():
+        layer, x = make_fake(name)
+        assert layer.eval()(x).shape == x.shape
 
 
 @pytest.mark.usefixtures("_by_operations")

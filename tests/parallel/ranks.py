@@ -21,7 +21,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-COLLECTIVE_TIMEOUT_S = 30
+COLLECTIVE_TIMEOUT_S = 240
 # A rank whose peer failed sits in a collective; what it would say at last is not worth waiting for.
 GRACE_S = 1
 # Installed packages alone: the process that is forked from does not know the folder of the tests.
@@ -60,14 +60,14 @@ class Ranks:
         # Calls for the same number of ranks in a row share a group; each group meets at a file of its own.
         self._num_ranks, self._num_groups = 0, 0
 
-    def run(self, num_ranks: int, function: Callable[..., Any], *args: Any, timeout_s: float = 60) -> list[Any]:
+    def run(self, num_ranks: int, function: Callable[..., Any], *args: Any, timeout_s: float = 300) -> list[Any]:
         """Call `function(*args)` on every rank of a gloo group of `num_ranks`; return what each returned, by rank.
 
         Args:
             num_ranks: W.
             function: a function at the top of a module that can be imported (`parallel.NAME` for `tests/parallel`).
             args: the same for all; `dist.get_rank()` tells the ranks apart.
-            timeout_s: for all of it.
+            timeout_s: for all of it; long, for machines where much else runs.
 
         Raises:
             RanksError: a rank raised or did not answer; then all are replaced.

@@ -34,7 +34,7 @@ def choose_backend(
     """Choose the backend of an operation. The operations ask this function, and so does `headgate doctor`.
 
     Args:
-        op: `route` decides, from tokens to plan, where no gradients are needed; `plan` sorts slots by expert,
+        op: `route` decides, from tokens to plan, on a CPU where no gradients are needed; `plan` sorts slots by expert,
             `experts` runs the expert MLPs, `combine` adds up a token's rows.
         device_type: as in `torch.device.type`, such as `cpu` or `cuda`.
         dtype: of the activations; `plan` reads int64 ids whatever it is.
@@ -59,7 +59,7 @@ _ROUTE_NATIVE = BackendChoice(
 
 
 _ROUTE_TRITON = BackendChoice(
-    op="route", backend="triton", reason="top-k routers without gradients: decode in 2 launches"
+    op="route", backend="triton", reason="top-k routers, gradients included: decode in 2 launches"
 )
 
 MOST_BUCKETS = 1024

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor
@@ -31,15 +32,23 @@ def runs_at_once(
     device_type: str, x_dtype: torch.dtype, weight_dtype: torch.dtype, num_experts: int, top_k: int
 ) -> bool:
     """Whether `route` can run on such tokens and weights, natively or on a GPU, where sizes have a limit."""
-    backend = _backend(device_type, x_dtype, weight_dtype)
+    kinds = (device_type, x_dtype, weight_dtype)
+    return runs_natively(*kinds) or runs_with_gradients(*kinds, num_experts, top_k)
+
+
+def runs_with_gradients(
+    device_type: str, x_dtype: torch.dtype, weight_dtype: torch.dtype, num_experts: int, top_k: int
+) -> bool:
+    """Whether `route` has gradients on such tokens and weights: on a GPU, where sizes have a limit."""
     is_in_limits = num_experts <= MOST_EXPERTS_ON_GPU and top_k <= MOST_CHOICES_ON_GPU
-    return backend == "native" or (backend == "triton" and is_in_limits)
+    return is_in_limits and _backend(device_type, x_dtype, weight_dtype) == "triton"
 
 
 # What torch.compiler.assume_constant_result does, which also imports torch._dynamo: over a second. Compiled code takes
 # the answer as it is; to look for a library is nothing to trace.
 runs_natively._dynamo_marked_constant = True  # type: ignore[attr-defined]
 runs_at_once._dynamo_marked_constant = True  # type: ignore[attr-defined]
+runs_with_gradients._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _backend(device_type: str, x_dtype: torch.dtype, weight_dtype: torch.dtype) -> str:
@@ -52,7 +61,7 @@ def _backend(device_type: str, x_dtype: torch.dtype, weight_dtype: torch.dtype) 
 def route(
     x: Tensor, weight: Tensor, bias: Tensor | None, selection_bias: Tensor | None, formula: RouterFormula
 ) -> Routed:
-    """Route T tokens, without a graph for gradients.
+    """Route T tokens; on a GPU with gradients of logits, scores and combine weights for x, weight and bias.
 
     Products and sums are float32. On a CPU, what a token gets does not depend on the other tokens or the number of
     threads, to the bit. Ties go to the lowest id, a NaN ranks as -inf.
@@ -81,7 +90,10 @@ def route(
         >>> route(x, weight, None, None, formula).expert_ids.tolist() if native.library() else [[1, 0]]
         [[1, 0]]
     """
-    if is_seen_by_python():
+    given = (x, weight, bias)
+    is_trained = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in given)
+    has_gradients = is_trained and _backend(x.device.type, x.dtype, weight.dtype) == "triton"
+    if has_gradients or is_seen_by_python():
         return Routed(*_route_op(x, weight, bias, selection_bias, *formula))
     return _route_now(x, weight, bias, selection_bias, formula)
 
@@ -172,44 +184,20 @@ def route_native(
 
 
 # The formula's fields one by one: an operator takes plain values only.
-@torch.library.custom_op("headgate::route", mutates_args=())
+_FORMULA = ", ".join(f"{kind.__name__} {name}" for name, kind in get_type_hints(RouterFormula).items())
+_NUM_TENSORS = 4
+
+
+@torch.library.custom_op(
+    "headgate::route",
+    mutates_args=(),
+    schema=f"(Tensor x, Tensor weight, Tensor? bias, Tensor? selection_bias, {_FORMULA}) -> "
+    f"({', '.join(['Tensor'] * len(Routed._fields))})",
+)
 def _route_op(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    selection_bias: Tensor | None,
-    top_k: int,
-    score: str,
-    linear_dtype: str,
-    score_dtype: str,
-    select_on: str,
-    num_groups: int,
-    num_kept: int,
-    group_counted: int,
-    mask_value: str,
-    normalise: str,
-    norm_order: float,
-    epsilon: float,
-    epsilon_rule: str,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    formula = RouterFormula(
-        top_k,
-        score,
-        linear_dtype,
-        score_dtype,
-        select_on,
-        num_groups,
-        num_kept,
-        group_counted,
-        mask_value,
-        normalise,
-        norm_order,
-        epsilon,
-        epsilon_rule,
-        scale,
-    )
-    return tuple(_route_now(x, weight, bias, selection_bias, formula))  # type: ignore[return-value]
+    x: Tensor, weight: Tensor, bias: Tensor | None, selection_bias: Tensor | None, *formula: Any
+) -> tuple[Tensor, ...]:
+    return tuple(_route_now(x, weight, bias, selection_bias, RouterFormula(*formula)))
 
 
 @_route_op.register_fake
@@ -217,6 +205,72 @@ def _(
     x: Tensor, weight: Tensor, bias: Tensor | None, selection_bias: Tensor | None, top_k: int, *_: object
 ) -> tuple[Tensor, ...]:
     return tuple(_allocate(x, x.shape[0], weight.shape[0], top_k))
+
+
+@torch.library.custom_op(
+    "headgate::route_gradients",
+    mutates_args=(),
+    schema="(Tensor? d_logits, Tensor? d_scores, Tensor? d_weights, Tensor x, Tensor weight, Tensor? selection_bias, "
+    f"Tensor logits, Tensor expert_ids, {_FORMULA}, bool[] wanted) -> (Tensor, Tensor, Tensor)",
+)
+def _route_gradients_op(
+    d_logits: Tensor | None,
+    d_scores: Tensor | None,
+    d_weights: Tensor | None,
+    x: Tensor,
+    weight: Tensor,
+    selection_bias: Tensor | None,
+    logits: Tensor,
+    expert_ids: Tensor,
+    *rest: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of x, weight and bias by Triton's kernels, each empty where it is not wanted."""
+    from headgate.kernels.triton.route_gradient import differentiate_logits
+
+    *formula, wanted = rest
+    gradients = (d_logits, d_scores, d_weights)
+    d = differentiate_logits(gradients, logits, selection_bias, expert_ids, RouterFormula(*formula), x.dtype)
+    d_x, d_weight, d_bias = _empty_gradients(x, weight, wanted)
+    with torch.autocast(device_type=x.device.type, enabled=False):
+        if wanted[0]:
+            d_x = (d @ weight.to(d.dtype)).to(x.dtype)
+        if wanted[1]:
+            d_weight = (d.t() @ x.to(d.dtype)).to(weight.dtype)
+    if wanted[2]:
+        d_bias = d.sum(dim=0, dtype=torch.float32).to(weight.dtype)
+    return d_x, d_weight, d_bias
+
+
+@_route_gradients_op.register_fake
+def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return _empty_gradients(arguments[3], arguments[4], arguments[-1])
+
+
+def _empty_gradients(x: Tensor, weight: Tensor, wanted: list[bool]) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        x.new_empty(x.shape if wanted[0] else 0),
+        weight.new_empty(weight.shape if wanted[1] else 0),
+        weight.new_empty(weight.shape[:1] if wanted[2] else 0),
+    )
+
+
+def _setup(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    routed, (x, weight, _, selection_bias) = Routed(*output), inputs[:_NUM_TENSORS]
+    ctx.save_for_backward(x, weight, selection_bias, routed.logits, routed.expert_ids)
+    ctx.formula = inputs[_NUM_TENSORS:]  # type: ignore[attr-defined]
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+    given = Routed(*gradients)  # type: ignore[arg-type]
+    of_floats = (given.logits, given.scores, given.combine_weights)
+    wanted = list(ctx.needs_input_grad[:3])  # type: ignore[attr-defined]
+    found = _route_gradients_op(*of_floats, *ctx.saved_tensors, *ctx.formula, wanted)  # type: ignore[attr-defined]
+    own = [gradient if want else None for gradient, want in zip(found, wanted, strict=True)]
+    return (*own, *[None] * (1 + len(ctx.formula)))  # type: ignore[attr-defined]
+
+
+_route_op.register_autograd(_backward, setup_context=_setup)
 
 
 def _allocate(x: Tensor, num_tokens: int, num_experts: int, top_k: int) -> Routed:

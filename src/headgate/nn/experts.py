@@ -19,6 +19,7 @@ from headgate.kernels.experts_call import Weights
 from headgate.kernels.route import route
 from headgate.kernels.route import runs_natively as route_runs_natively
 from headgate.kernels.route_call import RouterFormula
+from headgate.kernels.triton.ops import runs_in_triton
 from headgate.spec import ExpertSpec, SharedSpec
 
 _GATE = RouterFormula(
@@ -130,6 +131,10 @@ class Experts(nn.Module):
         y = run_experts(x.to(dtype), plan, combine_weights, weights, self.spec.function, **options)
         y = y.to(x.dtype)
         return y if beside is None else y + beside(x)
+
+    def passes_over_rows(self, x: Float[Tensor, "T D"]) -> bool:
+        """Whether rows that a plan keeps for nobody do no harm here: on a GPU, whose kernels look at no such row."""
+        return runs_in_triton(x.device.type, compute_dtype(x, self.down_proj))
 
     def matrices(self) -> Weights:
         """The parameters in the kernels' order: first projection, `down_proj`, and the biases of both or None."""

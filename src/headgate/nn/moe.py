@@ -169,6 +169,7 @@ class MoE(nn.Module):
             sequence_length=x.shape[-2] if x.dim() > 1 else 1,
             token_ids=None if token_ids is None else token_ids.reshape(-1),
             is_padding=None if padding_mask is None else padding_mask.reshape(-1),
+            keeps_rows=self.experts.passes_over_rows(flat),
         )
         options: dict[str, Any] = {"batch_invariant": True} if self.batch_invariant else {}
         if self.shared_expert is not None:

@@ -18,7 +18,7 @@ from headgate import scores as score_math
 from headgate.balance import Balance
 from headgate.errors import InputError, SpecError
 from headgate.flow import ExpertChoice, Routing, TokenChoice
-from headgate.kernels.route import runs_at_once
+from headgate.kernels.route import runs_at_once, runs_with_gradients
 from headgate.nn.native_route import is_covered, route_natively
 from headgate.nn.routing import Batch, Peers, RecordedChoice, RouterState, capacity_rows, route, sharing
 from headgate.selection import make_expert_table
@@ -116,6 +116,7 @@ class Router(nn.Module):
         sequence_length: int | None = None,
         token_ids: Int[Tensor, " T"] | None = None,
         is_padding: Bool[Tensor, " T"] | None = None,
+        keeps_rows: bool = False,
     ) -> Routing:
         """Route T tokens.
 
@@ -124,6 +125,7 @@ class Router(nn.Module):
             sequence_length: the tokens are sequences of this length; None = one sequence.
             token_ids: [T], for hash routers.
             is_padding: [T], tokens that no expert may get.
+            keeps_rows: the plan has T * K rows whatever is dropped; see `plan_token_choice`.
 
         Returns:
             The decision, with its autograd graph.
@@ -141,23 +143,27 @@ class Router(nn.Module):
             is_padding=is_padding,
             recorded=None if self.replayed is None else self.replayed(x, is_padding),
             peers=self.peers,
+            keeps_rows=keeps_rows,
         )
+        routing = self._route(x, batch)
+        choice = routing.choice
+        losses = self._losses(routing.logits, routing.scores, choice, batch)
+        if self.training and torch.is_grad_enabled():
+            choice = self._add_gradients(choice, losses, batch)
+        return replace(routing, choice=choice, losses={name: value.detach() for name, value in losses.items()})
+
+    def _route(self, x: Float[Tensor, "T D"], batch: Batch) -> Routing:
+        """The decision, before its losses."""
+        if self._decides_in_kernels(x, batch):
+            assert self.weight is not None  # Every covered spec has one.
+            return route_natively(self.spec, x, self.weight, self.bias, self.selection_bias)
         logits, deciding, scores = self._score(x, batch)
         state = RouterState(
             selection_bias=self.selection_bias, threshold=self.threshold, expert_table=self.expert_table
         )
         choice, plan = route(self.spec, deciding, scores, batch, state)
-        losses = self._losses(logits, scores, choice, batch)
-        if self.training and torch.is_grad_enabled():
-            choice = self._add_gradients(choice, losses, batch)
-        return Routing(
-            logits=logits,
-            scores=scores,
-            choice=choice,
-            plan=plan,
-            is_padding=is_padding,
-            losses={name: value.detach() for name, value in losses.items()},
-        )
+        padding = batch.is_padding
+        return Routing(logits=logits, scores=scores, choice=choice, plan=plan, is_padding=padding, losses={})
 
     def decides_at_once(self, x: Float[Tensor, "... D"]) -> bool:
         """Whether one pass decides: for inference, by a spec that it covers, with no loss to report.
@@ -168,15 +174,30 @@ class Router(nn.Module):
         # must repeat to the bit.
         if self.replayed is not None or self.training or self.balance.has_losses or not is_covered(self.spec):
             return False
+        tensors = (x, self.weight, self.bias)
+        if torch.is_grad_enabled() and any(t.requires_grad for t in tensors if t is not None):
+            return False
+        return self._is_plain(x) and runs_at_once(*self._kinds(x))
+
+    def _decides_in_kernels(self, x: Float[Tensor, "T D"], batch: Batch) -> bool:
+        """Whether a GPU's kernels decide, gradients included: two launches, where nothing is random or left out."""
+        spec = self.spec
+        if batch.recorded is not None or batch.is_padding is not None or not is_covered(spec):
+            return False
+        if self.training and (spec.jitter > 0 or self.noise_weight is not None or spec.second_expert != "best"):
+            return False
+        return self._is_plain(x) and runs_with_gradients(*self._kinds(x))
+
+    def _is_plain(self, x: Float[Tensor, "... D"]) -> bool:
         weight, bias = self.weight, self.bias
         # A subclass, such as a weight sharded over ranks, has memory of its own kind.
         if type(x) is not Tensor or type(weight) is not nn.Parameter or x.device != weight.device:
             return False
-        if bias is not None and bias.dtype != weight.dtype:
-            return False
-        if torch.is_grad_enabled() and any(t.requires_grad for t in (x, weight, bias) if t is not None):
-            return False
-        return runs_at_once(x.device.type, x.dtype, weight.dtype, self.spec.num_choices, self.spec.top_k)
+        return bias is None or bias.dtype == weight.dtype
+
+    def _kinds(self, x: Float[Tensor, "... D"]) -> tuple[str, torch.dtype, torch.dtype, int, int]:
+        assert self.weight is not None  # Every covered spec has one.
+        return x.device.type, x.dtype, self.weight.dtype, self.spec.num_choices, self.spec.top_k
 
     def _score(self, x: Float[Tensor, "T D"], batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Raw logits, the logits that decide (with noise in training), and their scores."""

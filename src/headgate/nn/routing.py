@@ -53,6 +53,7 @@ class Batch:
         is_padding: [T], or None.
         recorded: what to route to instead of choosing, or None.
         peers: whose tokens are one batch with the T; None = the T are the batch.
+        keeps_rows: see `plan_token_choice`.
     """
 
     sequence_length: int
@@ -61,6 +62,7 @@ class Batch:
     is_padding: Bool[Tensor, " T"] | None = None
     recorded: RecordedChoice | None = None
     peers: Peers | None = None
+    keeps_rows: bool = False
 
     def gather(self, *values: Shaped[Tensor, "T ..."]) -> tuple[tuple[Tensor, ...], slice]:
         """Values of the T tokens -> of all that share the batch, and where the T lie among them."""
@@ -136,7 +138,8 @@ def route(
     is_dropless = not _limits_rows(spec) and batch.is_padding is None and not _may_leave_slots_empty(spec)
     if not is_dropless:
         weights = weights.masked_fill(drops != 0, 0.0)
-    plan = dispatch.plan_token_choice(expert_ids, drops, num_experts=spec.num_choices, is_dropless=is_dropless)
+    rows = {"is_dropless": is_dropless, "keeps_rows": batch.keeps_rows}
+    plan = dispatch.plan_token_choice(expert_ids, drops, num_experts=spec.num_choices, **rows)
     return TokenChoice(expert_ids=expert_ids, combine_weights=weights.to(scores.dtype)), plan
 
 
@@ -152,7 +155,8 @@ def _route_again(
     if spec.capacity is not None and spec.capacity.normalise == "after_drop":
         present = drops == 0
     weights = weigh(spec, logits, scores, expert_ids, present).masked_fill(drops != 0, 0.0)
-    plan = dispatch.plan_token_choice(expert_ids, drops, num_experts=spec.num_choices, is_dropless=False)
+    rows = {"is_dropless": False, "keeps_rows": batch.keeps_rows}
+    plan = dispatch.plan_token_choice(expert_ids, drops, num_experts=spec.num_choices, **rows)
     return TokenChoice(expert_ids=expert_ids, combine_weights=weights.to(scores.dtype)), plan
 
 

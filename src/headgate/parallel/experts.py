@@ -41,7 +41,7 @@ class ShardedExperts(Experts):
     ) -> None:
         nn.Module.__init__(self)
         self.spec, self.d_model, self.d_ff = experts.spec, experts.d_model, experts.d_ff
-        self.num_experts = experts.num_experts
+        self.num_experts, self.recompute = experts.num_experts, experts.recompute
         self._up_name = experts._up_name
         names = tuple(name for name, _ in experts.named_parameters())
         keep_spread(self, Spread.over(mesh, placement, weights=names, average_gradients=average_gradients))
@@ -59,6 +59,10 @@ class ShardedExperts(Experts):
         found = spread_of(self)
         assert found is not None  # Since it was made.
         return found
+
+    def passes_over_rows(self, x: Float[Tensor, "T D"]) -> bool:
+        """Whether rows for nobody do no harm: they would travel."""
+        return False
 
     @property
     def local_experts(self) -> tuple[int, ...]:
@@ -129,7 +133,11 @@ class ShardedExperts(Experts):
         function = self.spec.function
 
         def run_local(tokens: Tensor, local_plan: DispatchPlan, local_weights: Tensor) -> Tensor:
-            options: dict[str, Any] = {"apply_to": apply_to, "batch_invariant": batch_invariant}
+            options: dict[str, Any] = {
+                "apply_to": apply_to,
+                "batch_invariant": batch_invariant,
+                "recompute": self.recompute,
+            }
             return run_experts(tokens, local_plan, local_weights, weights, function, **options)
 
         meanwhile = None if beside is None else lambda: beside(x)

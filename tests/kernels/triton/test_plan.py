@@ -16,7 +16,7 @@ def check(ids: torch.Tensor, num_buckets: int) -> None:
         assert ours.dtype == torch.int64
 
 
-@pytest.mark.parametrize("num_slots", [0, 1, 7, 64, 131])
+@pytest.mark.parametrize("num_slots", [0, 1, 7, 131])
 @pytest.mark.parametrize("num_buckets", [1, 3, 64, 257])
 def test_one_program_sorts_few_slots(num_slots, num_buckets, device):
     generator = torch.Generator().manual_seed(num_slots)
@@ -25,10 +25,11 @@ def test_one_program_sorts_few_slots(num_slots, num_buckets, device):
 
 @pytest.mark.parametrize("num_buckets", [1, 5, 40])
 def test_several_programs_sort_many(num_buckets, device, monkeypatch):
-    monkeypatch.setattr(plan, "ALONE_SLOTS", 100)
+    monkeypatch.setattr(plan, "ALONE_SLOTS", 10)
     # More slots than programs take in a step each, so that a program takes several.
     monkeypatch.setattr(plan, "MOST_PROGRAMS", 3)
-    ids = torch.randint(-1, num_buckets + 1, (1000,), generator=torch.Generator().manual_seed(1))
+    monkeypatch.setattr(plan, "_TABLE", 16)
+    ids = torch.randint(-1, num_buckets + 1, (71,), generator=torch.Generator().manual_seed(1))
     check(ids.to(device), num_buckets)
     check(torch.zeros_like(ids).to(device), num_buckets)
     check(torch.full_like(ids, -1).to(device), num_buckets)
@@ -37,7 +38,8 @@ def test_several_programs_sort_many(num_buckets, device, monkeypatch):
 def test_counts_of_more_programs_than_are_summed_in_a_step(device, monkeypatch):
     monkeypatch.setattr(plan, "ALONE_SLOTS", 0)
     monkeypatch.setattr(plan, "_TABLE", 8)
-    ids = torch.arange(8 * (plan._SCAN_ROWS + 3) + 5).remainder(3)
+    monkeypatch.setattr(plan, "_SCAN_ROWS", 4)
+    ids = torch.arange(8 * (4 + 3) + 5).remainder(3)
     check(ids.to(device), 2)
 
 

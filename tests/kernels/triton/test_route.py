@@ -53,7 +53,7 @@ def _dirty_memory(monkeypatch):
 @pytest.mark.parametrize("name", FITTING)
 def test_agrees_with_the_operations(name, decide):
     spec = FITTING[name]
-    for num_tokens, dtype in ((0, torch.float32), (1, torch.float32), (3, torch.float16), (17, torch.bfloat16)):
+    for num_tokens, dtype in ((0, torch.float32), (1, torch.float16), (17, torch.bfloat16)):
         inputs = draw(spec, num_tokens, 37, dtype)
         assert_agrees(decide(*inputs, spec), spec, inputs)
 

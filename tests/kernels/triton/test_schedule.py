@@ -80,8 +80,3 @@ def test_sums_are_in_parts_until_every_processor_has_one() -> None:
     assert schedule.count_splits(66, 2048, 128, 132) == 2
     assert schedule.count_splits(132, 2048, 128, 132) == 1
     assert schedule.count_splits(1, 512, 128, 132) == 1  # four steps are what a part has at least
-
-
-def test_grouped_mm_is_for_a_card() -> None:
-    x, matrix = torch.zeros(1, 8, dtype=torch.bfloat16), torch.zeros(2, 8, 8, dtype=torch.bfloat16)
-    assert not schedule.prefers_grouped_mm(x, (matrix,), 10**6)

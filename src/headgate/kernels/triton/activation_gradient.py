@@ -14,15 +14,11 @@ import triton.language as tl
 
 from headgate.kernels.triton.activation import activate, activate_backward, gate_and_up_columns
 from headgate.kernels.triton.schedule import ACTIVATION_GRADIENT
-from headgate.kernels.triton.tiles import count_tiles, find_tile, load_row_weights, load_tile, multiply, order_tiles
+from headgate.kernels.triton.tiles import load_row_weights, sum_products, take_tile
+from headgate.kernels.triton.tuning import tuned
 
 
-@triton.autotune(
-    configs=list(ACTIVATION_GRADIENT.configs),
-    key=["D", "F", "BUCKET", "PRECISION"],
-    prune_configs_by={"early_config_prune": ACTIVATION_GRADIENT.prune},
-    cache_results=True,
-)
+@tuned(ACTIVATION_GRADIENT, key=["D", "F", "BUCKET", "PRECISION"])
 @triton.jit(do_not_specialize=["num_rows"])
 def activation_gradient_kernel(
     dy, token_of_row, expert_offsets, down, up_rows, row_weights, slot_of_row, d_up_rows, hidden, weight_parts,
@@ -33,9 +29,7 @@ def activation_gradient_kernel(
 ):  # fmt: skip
     """`d_up_rows` [R, 2F or F]; `hidden` [R, F], times the output's weight; `weight_parts` [R, n_tiles]."""
     n_tiles: tl.constexpr = (F + BLOCK_N - 1) // BLOCK_N
-    m_tiles = count_tiles(num_rows, num_experts, BLOCK_M)
-    m, n = order_tiles(tl.program_id(0), m_tiles, n_tiles, GROUP)
-    expert, first, end = find_tile(expert_offsets, m, num_experts, BLOCK_M, EXPERTS)
+    n, expert, first, end = take_tile(expert_offsets, num_rows, num_experts, n_tiles, BLOCK_M, EXPERTS, GROUP)
     if first >= end:
         return
     rows = first + tl.arange(0, BLOCK_M)
@@ -44,28 +38,25 @@ def activation_gradient_kernel(
     columns = n * BLOCK_N + tl.arange(0, BLOCK_N)
     is_column = columns < F
 
+    steps: tl.constexpr = (D + BLOCK_K - 1) // BLOCK_K
     is_even: tl.constexpr = D % BLOCK_K == 0
     k = tl.arange(0, BLOCK_K)
     dy_at = dy + tokens[:, None] * dy_stride + k[None, :]
     weight_at = down + expert.to(tl.int64) * stride_e + k.to(tl.int64)[:, None] * stride_k
     weight_at += columns.to(tl.int64)[None, :] * stride_n
-    d = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for step in range(0, D, BLOCK_K):
-        is_k = k + step < D
-        tile = load_tile(dy_at, is_row[:, None], is_k[None, :], is_even)
-        d = multiply(tile, load_tile(weight_at, is_column[None, :], is_k[:, None], is_even), d, PRECISION)
-        dy_at += BLOCK_K
-        weight_at += BLOCK_K * stride_k
+    d = sum_products(
+        dy_at, weight_at, is_row, is_column, k, stride_k,
+        D, steps, is_even, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K,
+    )  # fmt: skip
 
     mask = is_row[:, None] & is_column[None, :]
     gate_columns, up_columns = gate_and_up_columns(columns, F, GATED, INTERLEAVED)
     width: tl.constexpr = 2 * F if GATED else F
     # Entries are counted from the tile's first row in 32 bits, which take half the registers.
     start, places = first.to(tl.int64) * width, (rows - first)[:, None] * width
-    gate = tl.load(up_rows + start + (places + gate_columns[None, :]), mask=mask, other=0.0).to(tl.float32)
-    rise = gate
-    if GATED:
-        rise = tl.load(up_rows + start + (places + up_columns[None, :]), mask=mask, other=0.0).to(tl.float32)
+    gate_places, up_places = places + gate_columns[None, :], places + up_columns[None, :]
+    gate = tl.load(up_rows + start + gate_places, mask=mask, other=0.0).to(tl.float32)
+    rise = tl.load(up_rows + start + up_places, mask=mask, other=0.0).to(tl.float32) if GATED else gate
     values = activate(gate, rise, clamp, slope, up_offset, GATED, ACTIVATION)
     if not WEIGHS_INPUT:
         if weight_parts is not None:
@@ -76,7 +67,6 @@ def activation_gradient_kernel(
         at = hidden + first.to(tl.int64) * F + ((rows - first)[:, None] * F + columns[None, :])
         tl.store(at, values.to(hidden.dtype.element_ty), mask=mask)
     d_gate, d_rise = activate_backward(d, gate, rise, clamp, slope, up_offset, GATED, ACTIVATION)
-    at = d_up_rows + start
-    tl.store(at + (places + gate_columns[None, :]), d_gate.to(d_up_rows.dtype.element_ty), mask=mask)
+    tl.store(d_up_rows + start + gate_places, d_gate.to(d_up_rows.dtype.element_ty), mask=mask)
     if GATED:
-        tl.store(at + (places + up_columns[None, :]), d_rise.to(d_up_rows.dtype.element_ty), mask=mask)
+        tl.store(d_up_rows + start + up_places, d_rise.to(d_up_rows.dtype.element_ty), mask=mask)

@@ -69,17 +69,23 @@ def take_best(ranked, is_left, columns, NONE: tl.constexpr):
 
 
 @triton.jit
-def allow_groups(
-    ranked,
-    is_expert,
-    NUM_GROUPS: tl.constexpr,
-    NUM_KEPT: tl.constexpr,
-    GROUP_COUNTED: tl.constexpr,
-    GROUP_SIZE: tl.constexpr,
-    BLOCK_T: tl.constexpr,
-    BLOCK_E: tl.constexpr,
-    BLOCK_G: tl.constexpr,
+def rank_rows(
+    logits, scores, selection_bias_at, SELECT_ON_LOGITS: tl.constexpr, NUM_EXPERTS: tl.constexpr, BLOCK_E: tl.constexpr
 ):
+    """What selection ranks, before groups: scores or logits with the selection bias, -inf for NaN."""
+    ranked = logits if SELECT_ON_LOGITS else scores
+    if selection_bias_at is not None:
+        experts = tl.arange(0, BLOCK_E)
+        ranked += tl.load(selection_bias_at + experts, mask=experts < NUM_EXPERTS, other=0.0)[None, :]
+    return tl.where(ranked != ranked, float("-inf"), ranked)
+
+
+@triton.jit
+def allow_groups(
+    ranked, is_expert,
+    NUM_GROUPS: tl.constexpr, NUM_KEPT: tl.constexpr, GROUP_COUNTED: tl.constexpr, GROUP_SIZE: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_G: tl.constexpr,
+):  # fmt: skip
     """Which experts are in each token's best groups, a group being as good as its best members together."""
     experts, groups = tl.arange(0, BLOCK_E), tl.arange(0, BLOCK_G)
     group_of_expert = experts // GROUP_SIZE
@@ -107,6 +113,49 @@ def take_values(source, columns, index):
 
 
 @triton.jit
+def choose_rows(
+    ranked, source, is_expert,
+    TOP_K: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """The K best experts of each row, best first, what `source` has for them, and which experts are left."""
+    experts, slots = tl.arange(0, BLOCK_E), tl.arange(0, BLOCK_K)
+    ids = tl.zeros([BLOCK_T, BLOCK_K], tl.int32)
+    values = tl.zeros([BLOCK_T, BLOCK_K], tl.float32)
+    is_left = tl.broadcast_to(is_expert, [BLOCK_T, BLOCK_E])
+    for k in range(TOP_K):
+        index, _, is_left = take_best(ranked, is_left, experts, BLOCK_E)
+        ids = tl.where(slots[None, :] == k, index[:, None], ids)
+        values = tl.where(slots[None, :] == k, take_values(source, experts, index)[:, None], values)
+    return ids, values, is_left
+
+
+@triton.jit
+def norm_rows(values, NORM_ORDER: tl.constexpr):
+    """The norm of each row of values >= 0: [BLOCK_T]."""
+    total = tl.sum(values, axis=1)
+    if NORM_ORDER == 1.0:
+        norm = total
+    elif float("inf") == NORM_ORDER:
+        norm = tl.where(total != total, total, tl.max(values, axis=1))
+    elif NORM_ORDER == 2.0:
+        norm = tl.sqrt_rn(tl.sum(values * values, axis=1))
+    else:
+        powers = tl.where(values == 0, 0.0, tl.exp2(NORM_ORDER * tl.log2(values)))
+        norm = tl.exp2(tl.log2(tl.sum(powers, axis=1)) / NORM_ORDER)
+    return norm
+
+
+@triton.jit
+def bound_norm(norm, epsilon, CLAMP_NORM: tl.constexpr):
+    """What values are divided by: never 0."""
+    if CLAMP_NORM:
+        norm = tl.where(norm < epsilon, epsilon, norm)
+    else:
+        norm += epsilon
+    return tl.where(norm == 0, 1.0, norm)
+
+
+@triton.jit
 def weigh_rows(
     values, is_slot, epsilon, scale, NORMALISE: tl.constexpr, NORM_ORDER: tl.constexpr, CLAMP_NORM: tl.constexpr
 ):
@@ -116,20 +165,6 @@ def weigh_rows(
         weights = softmax_rows(values, is_slot)
     elif NORMALISE == "sum":
         values = tl.where(is_slot, values, 0.0)
-        total = tl.sum(values, axis=1)
-        if NORM_ORDER == 1.0:
-            norm = total
-        elif float("inf") == NORM_ORDER:
-            norm = tl.where(total != total, total, tl.max(values, axis=1))
-        elif NORM_ORDER == 2.0:
-            norm = tl.sqrt_rn(tl.sum(values * values, axis=1))
-        else:
-            powers = tl.where(values == 0, 0.0, tl.exp2(NORM_ORDER * tl.log2(values)))
-            norm = tl.exp2(tl.log2(tl.sum(powers, axis=1)) / NORM_ORDER)
-        if CLAMP_NORM:
-            norm = tl.where(norm < epsilon, epsilon, norm)
-        else:
-            norm += epsilon
-        norm = tl.where(norm == 0, 1.0, norm)
-        weights = tl.div_rn(values, tl.broadcast_to(norm[:, None], values.shape))
+        divisor = bound_norm(norm_rows(values, NORM_ORDER), epsilon, CLAMP_NORM)
+        weights = tl.div_rn(values, tl.broadcast_to(divisor[:, None], values.shape))
     return weights * scale

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from triton import cdiv, next_power_of_2
 
 from headgate.kernels.triton.combine import combine_kernel
+from headgate.kernels.triton.contest import grouped_mm, takes_grouped_mm
 from headgate.kernels.triton.finish import finish_kernel
 from headgate.kernels.triton.ops import Problem
 from headgate.kernels.triton.product import product_kernel
@@ -21,7 +22,6 @@ from headgate.kernels.triton.schedule import (
     count_splits,
     launch,
     precision_of,
-    prefers_grouped_mm,
     processors_of,
 )
 from headgate.kernels.triton.tiles import most_tiles
@@ -121,13 +121,21 @@ def splits_of(problem: Problem, blocks: Mapping[str, int], num_summed: int, num_
 
 def project_up(problem: Problem, *, hidden: Tensor | None, up_rows: Tensor | None) -> None:
     """Write what the first projection gives to `up_rows` [R, 2F or F], and its activation to `hidden` [R, F]."""
+    if problem.num_rows == 0:
+        return
+    by_library = functools.partial(_project_by_library, problem, hidden, up_rows)
+    by_tiles = functools.partial(_project_by_tiles, problem, hidden, up_rows)
+    is_library = takes_grouped_mm(problem, problem.up, {"grouped_mm": by_library, "tiles": by_tiles})
+    (by_library if is_library else by_tiles)()
+
+
+def _project_by_library(problem: Problem, hidden: Tensor | None, up_rows: Tensor | None) -> None:
+    sums = grouped_mm(problem, problem.x.index_select(0, problem.token_of_row), problem.up)
+    _finish(problem, sums[None], hidden, up_rows)
+
+
+def _project_by_tiles(problem: Problem, hidden: Tensor | None, up_rows: Tensor | None) -> None:
     x, up, num_rows = problem.x, problem.up, problem.num_rows
-    if num_rows == 0:
-        return
-    if prefers_grouped_mm(x, (up,), num_rows):
-        sums = grouped_mm(problem, x.index_select(0, problem.token_of_row), up)
-        _finish(problem, sums[None], hidden, up_rows)
-        return
     product, d_model, d_ff = product_arguments(problem), x.shape[1], problem.down.shape[2]
     blocks = UP.first(product["BUCKET"], product["PRECISION"])
     splits = splits_of(problem, blocks, d_model, d_ff)
@@ -175,12 +183,6 @@ def grid_over_rows_2d(problem: Problem, num_columns: int) -> tuple[int, int]:
     return tiles, cdiv(num_columns, _FINISHED["BLOCK_N"])
 
 
-def grouped_mm(problem: Problem, rows: Tensor, matrix: Tensor) -> Tensor:
-    """PyTorch's product of rows [R, I] and their expert's matrix [E, O, I]: [R, O]."""
-    ends = problem.expert_offsets[1 : matrix.shape[0] + 1].to(torch.int32)
-    return F.grouped_mm(rows, matrix.transpose(1, 2), offs=ends)
-
-
 def multiply_rows(
     problem: Problem, rows: Tensor, matrix: Tensor, bias: Tensor | None, weight_parts: Tensor | None = None
 ) -> Tensor:
@@ -197,13 +199,20 @@ def multiply_rows(
     Returns:
         [1, R, O] in the rows' dtype, or [parts, R, O] float32, to be added up.
     """
-    num_rows, num_columns = problem.num_rows, matrix.shape[1]
-    if num_rows == 0:
-        return rows.new_empty((1, 0, num_columns))
-    is_plain = bias is None and weight_parts is None
-    if is_plain and prefers_grouped_mm(rows, (matrix,), num_rows):
-        return grouped_mm(problem, rows, matrix)[None]
-    product = product_arguments(problem)
+    if problem.num_rows == 0:
+        return rows.new_empty((1, 0, matrix.shape[1]))
+    by_tiles = functools.partial(_multiply_by_tiles, problem, rows, matrix, bias, weight_parts)
+    if bias is not None or weight_parts is not None:
+        return by_tiles()
+    by_library = functools.partial(grouped_mm, problem, rows, matrix)
+    is_library = takes_grouped_mm(problem, matrix, {"grouped_mm": by_library, "tiles": by_tiles})
+    return by_library()[None] if is_library else by_tiles()
+
+
+def _multiply_by_tiles(
+    problem: Problem, rows: Tensor, matrix: Tensor, bias: Tensor | None, weight_parts: Tensor | None
+) -> Tensor:
+    num_rows, num_columns, product = problem.num_rows, matrix.shape[1], product_arguments(problem)
     blocks = PRODUCT.first(product["BUCKET"], product["PRECISION"])
     splits = 1 if weight_parts is not None else splits_of(problem, blocks, matrix.shape[2], num_columns)
     dtype = rows.dtype if splits == 1 else torch.float32

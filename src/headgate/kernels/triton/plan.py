@@ -138,36 +138,33 @@ def _scan_runs(counts_at, totals_at, num_runs, NUM_BUCKETS: tl.constexpr, ROWS: 
     tl.store(totals_at + columns, before, mask=columns < NUM_BUCKETS)
 
 
-@triton.jit(do_not_specialize=["num_slots", "run"])
-def _place_slots(
-    ids_at,
-    counts_at,
-    totals_at,
-    order_at,
-    token_of_row_at,
-    row_order_at,
-    offsets_at,
-    num_slots,
-    run,
-    NUM_BUCKETS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    STEP: tl.constexpr,
-    TOP_K: tl.constexpr,
+@triton.jit
+def _read_counts(
+    ids_at, counts_at, totals_at, begin, end, NUM_BUCKETS: tl.constexpr, COLUMNS: tl.constexpr, STEP: tl.constexpr
 ):
-    """Write each slot of a run to its row; slots without a bucket go behind all others. TOP_K > 0: a whole plan."""
-    program = tl.program_id(0)
-    begin = program * run
-    end = tl.minimum(begin + run, num_slots)
+    """Each bucket's slots in all, and in the runs before this one; a program that is alone counts by itself."""
     columns = tl.arange(0, COLUMNS)
     is_bucket = columns < NUM_BUCKETS
     if counts_at is None:
-        totals = _count_run(ids_at, begin, end, NUM_BUCKETS, COLUMNS, STEP)
-        in_earlier_runs = tl.zeros([COLUMNS], tl.int32)
+        return _count_run(ids_at, begin, end, NUM_BUCKETS, COLUMNS, STEP), tl.zeros([COLUMNS], tl.int32)
     else:
         totals = tl.load(totals_at + columns, mask=is_bucket, other=0)
-        in_earlier_runs = tl.load(counts_at + program * NUM_BUCKETS + columns, mask=is_bucket, other=0)
+        return totals, tl.load(counts_at + tl.program_id(0) * NUM_BUCKETS + columns, mask=is_bucket, other=0)
+
+
+@triton.jit(do_not_specialize=["num_slots", "run"])
+def _place_slots(
+    ids_at, counts_at, totals_at, order_at, token_of_row_at, row_order_at, offsets_at, num_slots, run,
+    NUM_BUCKETS: tl.constexpr, COLUMNS: tl.constexpr, STEP: tl.constexpr, TOP_K: tl.constexpr,
+):  # fmt: skip
+    """Write each slot of a run to its row; slots without a bucket go behind all others. TOP_K > 0: a whole plan."""
+    begin = tl.program_id(0) * run
+    end = tl.minimum(begin + run, num_slots)
+    columns = tl.arange(0, COLUMNS)
+    is_bucket = columns < NUM_BUCKETS
+    totals, in_earlier_runs = _read_counts(ids_at, counts_at, totals_at, begin, end, NUM_BUCKETS, COLUMNS, STEP)
     ends = tl.cumsum(totals, axis=0)
-    if program == 0:
+    if tl.program_id(0) == 0:
         tl.store(offsets_at, 0)
         tl.store(offsets_at + 1 + columns, ends, mask=is_bucket)
     next_row = ends - totals + in_earlier_runs

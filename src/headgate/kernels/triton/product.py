@@ -13,15 +13,11 @@ import triton
 import triton.language as tl
 
 from headgate.kernels.triton.schedule import PRODUCT
-from headgate.kernels.triton.tiles import count_tiles, find_tile, load_row_weights, load_tile, multiply, order_tiles
+from headgate.kernels.triton.tiles import load_row_weights, sum_products, take_tile
+from headgate.kernels.triton.tuning import tuned
 
 
-@triton.autotune(
-    configs=list(PRODUCT.configs),
-    key=["SUMMED", "COLUMNS", "BUCKET", "PRECISION"],
-    prune_configs_by={"early_config_prune": PRODUCT.prune},
-    cache_results=True,
-)
+@tuned(PRODUCT, key=["SUMMED", "COLUMNS", "BUCKET", "PRECISION"])
 @triton.jit(do_not_specialize=["num_rows"])
 def product_kernel(
     rows_in, expert_offsets, weight, bias, out, x, token_of_row, row_weights, slot_of_row, weight_parts,
@@ -35,9 +31,7 @@ def product_kernel(
     to `weight_parts` [R, n_tiles], and `out` is multiplied by the row's weight.
     """
     n_tiles: tl.constexpr = (COLUMNS + BLOCK_N - 1) // BLOCK_N
-    m_tiles = count_tiles(num_rows, num_experts, BLOCK_M)
-    m, n = order_tiles(tl.program_id(0), m_tiles, n_tiles, GROUP)
-    expert, first, end = find_tile(expert_offsets, m, num_experts, BLOCK_M, EXPERTS)
+    n, expert, first, end = take_tile(expert_offsets, num_rows, num_experts, n_tiles, BLOCK_M, EXPERTS, GROUP)
     if first >= end:
         return
     rows = first + tl.arange(0, BLOCK_M)
@@ -52,14 +46,10 @@ def product_kernel(
     row_at = rows_in + rows.to(tl.int64)[:, None] * SUMMED + k[None, :]
     weight_at = weight + expert.to(tl.int64) * stride_e + k.to(tl.int64)[:, None] * stride_k
     weight_at += columns.to(tl.int64)[None, :] * stride_n
-    total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for step in range(0, steps * BLOCK_K, BLOCK_K):
-        is_k = k + step < SUMMED
-        tile = load_tile(row_at, is_row[:, None], is_k[None, :], is_even)
-        weight_tile = load_tile(weight_at, is_column[None, :], is_k[:, None], is_even)
-        total = multiply(tile, weight_tile, total, PRECISION)
-        row_at += BLOCK_K
-        weight_at += BLOCK_K * stride_k
+    total = sum_products(
+        row_at, weight_at, is_row, is_column, k, stride_k,
+        SUMMED, steps, is_even, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K,
+    )  # fmt: skip
 
     mask = is_row[:, None] & is_column[None, :]
     if bias is not None:

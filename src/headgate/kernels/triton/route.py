@@ -20,7 +20,7 @@ from torch import Tensor
 from triton import knobs
 
 from headgate.kernels.route_call import Routed, RouterFormula
-from headgate.kernels.triton.decide import allow_groups, score_rows, take_best, take_values, weigh_rows
+from headgate.kernels.triton.decide import allow_groups, choose_rows, rank_rows, score_rows, weigh_rows
 from headgate.kernels.triton.plan import fill_plan
 
 FEW_TOKENS = 256
@@ -56,18 +56,20 @@ def route_triton(
         routed.token_offsets.zero_()
         return
     with torch.cuda.device_of(x):
-        parts, blocks = _multiply(x, weight), _choose_blocks(num_tokens, num_experts, formula)
+        parts, blocks = _multiply(x, weight), choose_blocks(num_tokens, num_experts, formula)
         is_alone = num_tokens <= blocks["BLOCK_T"]
-        options = _describe(formula, num_experts, x.dtype, is_alone=is_alone)
+        options = describe(formula, num_experts, x.dtype)
         numbers = (num_tokens, parts.shape[0], float(formula.epsilon), float(formula.scale))
         grid = (triton.cdiv(num_tokens, blocks["BLOCK_T"]),)
-        _decide[grid](parts, bias, selection_bias, *routed, *numbers, **options, **blocks, num_warps=8)
+        _decide[grid](
+            parts, bias, selection_bias, *routed, *numbers, **options, IS_ALONE=is_alone, **blocks, num_warps=8
+        )
     if not is_alone:
         plan = (routed.slot_of_row, routed.token_of_row, routed.row_order, routed.expert_offsets)
         fill_plan(routed.expert_ids, *plan)
 
 
-def _choose_blocks(num_tokens: int, num_experts: int, formula: RouterFormula) -> dict[str, int]:
+def choose_blocks(num_tokens: int, num_experts: int, formula: RouterFormula) -> dict[str, int]:
     """The powers of 2 in which `_decide` works: tokens of a program, experts, choices, groups."""
     block_e = max(16, triton.next_power_of_2(num_experts))
     return {
@@ -78,8 +80,8 @@ def _choose_blocks(num_tokens: int, num_experts: int, formula: RouterFormula) ->
     }
 
 
-def _describe(formula: RouterFormula, num_experts: int, dtype: torch.dtype, *, is_alone: bool) -> dict[str, Any]:
-    """The formula as `_decide` reads it."""
+def describe(formula: RouterFormula, num_experts: int, dtype: torch.dtype) -> dict[str, Any]:
+    """The formula as the kernels read it."""
     group_size = num_experts // max(formula.num_groups, 1)
     narrow = _DTYPES[dtype]
     return {
@@ -98,7 +100,6 @@ def _describe(formula: RouterFormula, num_experts: int, dtype: torch.dtype, *, i
         "NORMALISE": formula.normalise,
         "NORM_ORDER": formula.norm_order,
         "CLAMP_NORM": formula.epsilon_rule == "clamp",
-        "IS_ALONE": is_alone,
     }
 
 
@@ -131,19 +132,10 @@ def _multiply(x: Tensor, weight: Tensor) -> Tensor:
 # Not specialised for T = 1 or T divisible by 16: that would compile the kernel once more for nothing.
 @triton.jit(do_not_specialize=["num_tokens"])
 def _multiply_parts(
-    x_at,
-    weight_at,
-    parts_at,
-    num_tokens,
-    num_experts,
-    d_model,
-    x_stride,
-    width,
-    IS_WIDE: tl.constexpr,
-    BLOCK_T: tl.constexpr,
-    BLOCK_E: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
+    x_at, weight_at, parts_at, num_tokens, num_experts, d_model, x_stride, width,
+    IS_WIDE: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """A tile of one part of the logits: the sum over `width` of D, from where the program's part begins."""
     tokens = (tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)).to(tl.int64)[:, None]
     experts = (tl.program_id(1) * BLOCK_E + tl.arange(0, BLOCK_E)).to(tl.int64)
     begin = tl.program_id(2) * width
@@ -165,57 +157,26 @@ def _multiply_parts(
 
 @triton.jit(do_not_specialize=["num_tokens", "num_parts"])
 def _decide(
-    parts_at,
-    bias_at,
-    selection_bias_at,
-    logits_at,
-    scores_at,
-    expert_ids_at,
-    combine_weights_at,
-    slot_of_row_at,
-    token_of_row_at,
-    expert_offsets_at,
-    row_order_at,
-    token_offsets_at,
-    drop_reason_at,
-    num_tokens,
-    num_parts,
-    epsilon,
-    scale,
-    NUM_EXPERTS: tl.constexpr,
-    TOP_K: tl.constexpr,
-    LOGITS: tl.constexpr,
-    SCORE: tl.constexpr,
-    INNER: tl.constexpr,
-    OUTER: tl.constexpr,
-    SELECT_ON_LOGITS: tl.constexpr,
-    NUM_GROUPS: tl.constexpr,
-    NUM_KEPT: tl.constexpr,
-    GROUP_COUNTED: tl.constexpr,
-    GROUP_SIZE: tl.constexpr,
-    MASK_ZERO: tl.constexpr,
-    NORMALISE: tl.constexpr,
-    NORM_ORDER: tl.constexpr,
-    CLAMP_NORM: tl.constexpr,
-    IS_ALONE: tl.constexpr,
-    BLOCK_T: tl.constexpr,
-    BLOCK_E: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    BLOCK_G: tl.constexpr,
-):
+    parts_at, bias_at, selection_bias_at, logits_at, scores_at, expert_ids_at, combine_weights_at, slot_of_row_at,
+    token_of_row_at, expert_offsets_at, row_order_at, token_offsets_at, drop_reason_at, num_tokens, num_parts,
+    epsilon, scale,
+    NUM_EXPERTS: tl.constexpr, TOP_K: tl.constexpr, LOGITS: tl.constexpr, SCORE: tl.constexpr, INNER: tl.constexpr,
+    OUTER: tl.constexpr, SELECT_ON_LOGITS: tl.constexpr, NUM_GROUPS: tl.constexpr, NUM_KEPT: tl.constexpr,
+    GROUP_COUNTED: tl.constexpr, GROUP_SIZE: tl.constexpr, MASK_ZERO: tl.constexpr, NORMALISE: tl.constexpr,
+    NORM_ORDER: tl.constexpr, CLAMP_NORM: tl.constexpr, IS_ALONE: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_G: tl.constexpr,
+):  # fmt: skip
+    """All that `Routed` holds for a block of tokens but the plan; that too, if there are no others (IS_ALONE)."""
     tokens = (tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)).to(tl.int64)
     experts, slots = tl.arange(0, BLOCK_E), tl.arange(0, BLOCK_K)
     is_token, is_expert = (tokens < num_tokens)[:, None], (experts < NUM_EXPERTS)[None, :]
-    logits = _add_parts(parts_at, bias_at, tokens, num_tokens, num_parts, NUM_EXPERTS, BLOCK_T, BLOCK_E)
-    logits = logits.to(LOGITS).to(tl.float32)
+    sums = _add_parts(parts_at, bias_at, tokens, num_tokens, num_parts, NUM_EXPERTS, BLOCK_T, BLOCK_E)
+    logits = sums.to(LOGITS).to(tl.float32)
     scores = score_rows(logits, is_expert, SCORE, INNER, OUTER)
     cells = tokens[:, None] * NUM_EXPERTS + experts[None, :]
     tl.store(logits_at + cells, logits, mask=is_token & is_expert)
     tl.store(scores_at + cells, scores, mask=is_token & is_expert)
-    ranked = logits if SELECT_ON_LOGITS else scores
-    if selection_bias_at is not None:
-        ranked += tl.load(selection_bias_at + experts, mask=experts < NUM_EXPERTS, other=0.0)[None, :]
-    ranked = tl.where(ranked != ranked, float("-inf"), ranked)
+    ranked = rank_rows(logits, scores, selection_bias_at, SELECT_ON_LOGITS, NUM_EXPERTS, BLOCK_E)
     if NUM_GROUPS > 0:
         is_allowed = allow_groups(
             ranked, is_expert, NUM_GROUPS, NUM_KEPT, GROUP_COUNTED, GROUP_SIZE, BLOCK_T, BLOCK_E, BLOCK_G
@@ -223,51 +184,27 @@ def _decide(
         ranked = tl.where(is_allowed, ranked, 0.0 if MASK_ZERO else float("-inf"))
         scores = tl.where(is_allowed, scores, 0.0) if MASK_ZERO else scores
     source = logits if NORMALISE == "softmax" else scores
-    ids = tl.zeros([BLOCK_T, BLOCK_K], tl.int32)
-    values = tl.zeros([BLOCK_T, BLOCK_K], tl.float32)
-    is_left = tl.broadcast_to(is_expert, [BLOCK_T, BLOCK_E])
-    for k in range(TOP_K):
-        index, _, is_left = take_best(ranked, is_left, experts, BLOCK_E)
-        ids = tl.where(slots[None, :] == k, index[:, None], ids)
-        values = tl.where(slots[None, :] == k, take_values(source, experts, index)[:, None], values)
+    ids, values, is_left = choose_rows(ranked, source, is_expert, TOP_K, BLOCK_T, BLOCK_E, BLOCK_K)
     is_slot = slots[None, :] < TOP_K
     weights = weigh_rows(values, is_slot, epsilon, scale, NORMALISE, NORM_ORDER, CLAMP_NORM)
     cells = tokens[:, None] * TOP_K + slots[None, :]
     tl.store(expert_ids_at + cells, ids, mask=is_token & is_slot)
     tl.store(combine_weights_at + cells, weights, mask=is_token & is_slot)
     tl.store(drop_reason_at + cells, tl.zeros([BLOCK_T, BLOCK_K], tl.uint8), mask=is_token & is_slot)
-    # The last block may be full: its last token writes the end as well.
-    tl.store(token_offsets_at + tokens, tokens * TOP_K, mask=tokens < num_tokens)
-    tl.store(token_offsets_at + tokens + 1, (tokens + 1) * TOP_K, mask=tokens == num_tokens - 1)
+    _store_token_offsets(token_offsets_at, tokens, num_tokens, TOP_K)
     if IS_ALONE:
-        is_chosen = is_token & is_expert & (is_left == 0)
         _plan_alone(
-            is_chosen.to(tl.int32),
-            ids,
-            slot_of_row_at,
-            token_of_row_at,
-            expert_offsets_at,
-            row_order_at,
-            num_tokens,
-            NUM_EXPERTS,
-            TOP_K,
-            BLOCK_T,
-            BLOCK_E,
-            BLOCK_K,
-        )
+            (is_token & is_expert & (is_left == 0)).to(tl.int32), ids,
+            slot_of_row_at, token_of_row_at, expert_offsets_at, row_order_at, num_tokens,
+            NUM_EXPERTS, TOP_K, BLOCK_T, BLOCK_E, BLOCK_K,
+        )  # fmt: skip
 
 
 @triton.jit
 def _add_parts(
-    parts_at,
-    bias_at,
-    tokens,
-    num_tokens,
-    num_parts,
-    NUM_EXPERTS: tl.constexpr,
-    BLOCK_T: tl.constexpr,
-    BLOCK_E: tl.constexpr,
-):
+    parts_at, bias_at, tokens, num_tokens, num_parts,
+    NUM_EXPERTS: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_E: tl.constexpr,
+):  # fmt: skip
     """The sum of a logit's parts, in order, and the bias."""
     experts = tl.arange(0, BLOCK_E)
     mask = (tokens < num_tokens)[:, None] & (experts < NUM_EXPERTS)[None, :]
@@ -281,20 +218,18 @@ def _add_parts(
 
 
 @triton.jit
+def _store_token_offsets(token_offsets_at, tokens, num_tokens, TOP_K: tl.constexpr):
+    tl.store(token_offsets_at + tokens, tokens * TOP_K, mask=tokens < num_tokens)
+    # The last block may be full: its last token writes the end as well.
+    tl.store(token_offsets_at + tokens + 1, (tokens + 1) * TOP_K, mask=tokens == num_tokens - 1)
+
+
+@triton.jit
 def _plan_alone(
-    chosen,
-    ids,
-    slot_of_row_at,
-    token_of_row_at,
-    expert_offsets_at,
-    row_order_at,
-    num_tokens,
-    NUM_EXPERTS: tl.constexpr,
-    TOP_K: tl.constexpr,
-    BLOCK_T: tl.constexpr,
-    BLOCK_E: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-):
+    chosen, ids, slot_of_row_at, token_of_row_at, expert_offsets_at, row_order_at, num_tokens,
+    NUM_EXPERTS: tl.constexpr, TOP_K: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
     """The whole plan, by the only program, from its table [BLOCK_T, BLOCK_E] of ones where a token chose an expert.
 
     A token's experts are distinct, so the row of (token, expert) is the expert's first row plus how many earlier

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import torch
-from torch import Tensor
 from triton import Config, knobs
 
 Bucket: TypeAlias = Literal["few", "some", "many"]
@@ -187,7 +186,7 @@ def launch(kernel: Any, grid: Any, *, is_fixed: bool = False, **arguments: Any) 
     """Run a tuned kernel, with the configuration that was measured to be best or with the bucket's first one.
 
     Args:
-        kernel: a `triton.autotune` kernel whose table is a `Schedule`.
+        kernel: one that is `tuned`.
         grid: from a configuration's blocks to the number of programs.
         is_fixed: the caller needs the first configuration.
         arguments: the kernel's, all by name.
@@ -197,29 +196,3 @@ def launch(kernel: Any, grid: Any, *, is_fixed: bool = False, **arguments: Any) 
         kernel.fn[grid](**arguments, **config.all_kwargs())
     else:
         kernel[grid](**arguments)
-
-
-ROWS_FOR_GROUPED_MM = 512
-"""Rows per expert from which `torch.nn.functional.grouped_mm` is expected to win on an H100. Not measured.
-
-It is CUTLASS, in which one warp group loads by TMA while others multiply; here every warp
-does both. It gathers nothing and fuses nothing, so a row costs 2D + 4F more 16-bit numbers of traffic than here,
-against 6 D F operations: for D = 4096 and F = 14336 some 39 ns of 500 at 3.35 TB/s and 700 TFLOP/s.
-"""
-
-
-def prefers_grouped_mm(x: Tensor, matrices: tuple[Tensor, ...], num_rows: int) -> bool:
-    """Whether PyTorch's grouped product is taken: bfloat16, Hopper or Blackwell, many rows, aligned sizes.
-
-    Args:
-        x: the rows' dtype and device.
-        matrices: [E, O, I] each.
-        num_rows: R.
-    """
-    num_experts = matrices[0].shape[0]
-    if x.device.type != "cuda" or x.dtype != torch.bfloat16 or num_rows < ROWS_FOR_GROUPED_MM * num_experts:
-        return False
-    # 16 bytes of alignment are what its TMA loads ask for.
-    sizes = [x.shape[1], *(size for matrix in matrices for size in matrix.shape[1:])]
-    is_aligned = all(size % 8 == 0 for size in sizes) and all(m.data_ptr() % 16 == 0 for m in matrices)
-    return is_aligned and torch.cuda.get_device_capability(x.device)[0] in (9, 10)

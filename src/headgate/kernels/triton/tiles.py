@@ -62,6 +62,17 @@ def order_tiles(program, m_tiles, n_tiles, GROUP: tl.constexpr):
 
 
 @triton.jit
+def take_tile(
+    expert_offsets, num_rows, num_experts, n_tiles,
+    BLOCK_M: tl.constexpr, EXPERTS: tl.constexpr, GROUP: tl.constexpr,
+):  # fmt: skip
+    """This program's tile of columns, and of rows as `find_tile`."""
+    m, n = order_tiles(tl.program_id(0), count_tiles(num_rows, num_experts, BLOCK_M), n_tiles, GROUP)
+    expert, first, end = find_tile(expert_offsets, m, num_experts, BLOCK_M, EXPERTS)
+    return n, expert, first, end
+
+
+@triton.jit
 def load_tile(pointers, is_outer, is_inner, IS_EVEN: tl.constexpr):
     """A tile, zero outside; IS_EVEN says that nothing is outside along the summed dimension."""
     if IS_EVEN:
@@ -83,6 +94,24 @@ def multiply(a, b, total, PRECISION: tl.constexpr):
         return tl.dot(a, b, total)
     else:
         return tl.dot(a, b, total, input_precision=PRECISION)
+
+
+@triton.jit
+def sum_products(
+    left_at, right_at, is_left, is_right, k, right_stride,
+    SUMMED: tl.constexpr, STEPS: tl.constexpr, IS_EVEN: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """The product [BLOCK_M, BLOCK_N] in float32: STEPS blocks of the sum, from the places `k` on and before SUMMED."""
+    total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for step in range(0, STEPS * BLOCK_K, BLOCK_K):
+        is_k = k + step < SUMMED
+        left = load_tile(left_at, is_left[:, None], is_k[None, :], IS_EVEN)
+        right = load_tile(right_at, is_right[None, :], is_k[:, None], IS_EVEN)
+        total = multiply(left, right, total, PRECISION)
+        left_at += BLOCK_K
+        right_at += BLOCK_K * right_stride
+    return total
 
 
 @triton.jit

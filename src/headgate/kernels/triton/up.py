@@ -23,7 +23,8 @@ import triton.language as tl
 
 from headgate.kernels.triton.activation import activate, gate_and_up_columns
 from headgate.kernels.triton.schedule import UP
-from headgate.kernels.triton.tiles import count_tiles, find_tile, load_row_weights, load_tile, multiply, order_tiles
+from headgate.kernels.triton.tiles import load_row_weights, load_tile, multiply, take_tile
+from headgate.kernels.triton.tuning import tuned
 
 
 @triton.jit
@@ -58,12 +59,19 @@ def finish_tile(
         tl.store(at, values.to(hidden.dtype.element_ty), mask=mask)
 
 
-@triton.autotune(
-    configs=list(UP.configs),
-    key=["D", "F", "BUCKET", "PRECISION"],
-    prune_configs_by={"early_config_prune": UP.prune},
-    cache_results=True,
-)
+@triton.jit
+def _store_part(
+    partial, gate, rise, rows, columns, mask, F: tl.constexpr, GATED: tl.constexpr, INTERLEAVED: tl.constexpr
+):
+    """Sums over a part of D: [BLOCK_M, BLOCK_N] float32 of gate and up, at these rows of [SPLITS * R, 2F or F]."""
+    gate_columns, up_columns = gate_and_up_columns(columns, F, GATED, INTERLEAVED)
+    at = partial + rows[:, None] * (2 * F if GATED else F)
+    tl.store(at + gate_columns[None, :], gate, mask=mask)
+    if GATED:
+        tl.store(at + up_columns[None, :], rise, mask=mask)
+
+
+@tuned(UP, key=["D", "F", "BUCKET", "PRECISION"])
 @triton.jit(do_not_specialize=["num_rows"])
 def up_kernel(
     x, token_of_row, expert_offsets, up, up_bias, row_weights, slot_of_row, hidden, up_rows, partial,
@@ -74,9 +82,7 @@ def up_kernel(
 ):  # fmt: skip
     """One tile of hidden rows, or with SPLITS > 1 one part of its sums: `partial` [SPLITS, R, 2F or F] float32."""
     n_tiles: tl.constexpr = (F + BLOCK_N - 1) // BLOCK_N
-    m_tiles = count_tiles(num_rows, num_experts, BLOCK_M)
-    m, n = order_tiles(tl.program_id(0), m_tiles, n_tiles, GROUP)
-    expert, first, end = find_tile(expert_offsets, m, num_experts, BLOCK_M, EXPERTS)
+    n, expert, first, end = take_tile(expert_offsets, num_rows, num_experts, n_tiles, BLOCK_M, EXPERTS, GROUP)
     if first >= end:
         return
     rows = first + tl.arange(0, BLOCK_M)
@@ -107,12 +113,10 @@ def up_kernel(
         x_at += BLOCK_K
 
     if SPLITS > 1:
-        width: tl.constexpr = 2 * F if GATED else F
-        at = partial + (split.to(tl.int64) * num_rows + rows)[:, None] * width
-        mask = is_row[:, None] & is_column[None, :]
-        tl.store(at + gate_columns[None, :], gate, mask=mask)
-        if GATED:
-            tl.store(at + up_columns[None, :], rise, mask=mask)
+        rows_of_part = split.to(tl.int64) * num_rows + rows
+        _store_part(
+            partial, gate, rise, rows_of_part, columns, is_row[:, None] & is_column[None, :], F, GATED, INTERLEAVED
+        )
     else:
         finish_tile(
             gate, rise, first, rows, columns, is_row, is_column, expert,

@@ -12,14 +12,10 @@ import triton.language as tl
 
 from headgate.kernels.triton.schedule import WEIGHT_GRADIENT
 from headgate.kernels.triton.tiles import load_row_weights, multiply, order_tiles
+from headgate.kernels.triton.tuning import tuned
 
 
-@triton.autotune(
-    configs=list(WEIGHT_GRADIENT.configs),
-    key=["A", "B", "BUCKET", "PRECISION"],
-    prune_configs_by={"early_config_prune": WEIGHT_GRADIENT.prune},
-    cache_results=True,
-)
+@tuned(WEIGHT_GRADIENT, key=["A", "B", "BUCKET", "PRECISION"])
 @triton.jit
 def weight_gradient_kernel(
     left, right, token_of_row, expert_offsets, row_weights, slot_of_row, out, left_stride, right_stride,
