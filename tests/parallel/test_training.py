@@ -103,6 +103,20 @@ def test_autocast_is_that_of_one_process(ranks, name):
         assert is_finite
 
 
+# Experts on one rank of each row, or on two; with one row, FSDP shards them over no rank, and still casts them.
+@pytest.mark.parametrize("num_rows", [1, 2])
+def test_mixed_precision_of_fsdp_is_that_of_experts_on_one_rank(ranks, num_rows):
+    whole = ranks.run(num_rows, training.train_mixed, "fsdp_2d", num_rows)[0]
+    assert whole[-1] < whole[0]
+    for losses in ranks.run(2 * num_rows, training.train_mixed, "fsdp_2d", num_rows):
+        assert losses == pytest.approx(whole, rel=torch.finfo(torch.bfloat16).eps)
+
+
+def test_experts_that_fsdp_ignores_it_does_not_cast(ranks):
+    for message in ranks.run(2, training.train_mixed, "fsdp", 1):
+        assert message.startswith("x.dtype (=torch.bfloat16) must be that of the experts' weights (=torch.float32)")
+
+
 @pytest.mark.parametrize("norm_type", [2.0, float("inf")])
 @pytest.mark.parametrize("arrangement", ["ddp", "fsdp"])
 def test_clipping_goes_by_the_norm_of_one_process(ranks, arrangement, norm_type):
