@@ -8,6 +8,7 @@ as one process has with two accumulated batches.
 
     python benchmarks/parallel_training.py                      # 100 steps in float32
     python benchmarks/parallel_training.py --steps 10 --ranks 2
+    python benchmarks/parallel_training.py --dtype float64      # where rounding tips no choice between two experts
 """
 
 from __future__ import annotations
@@ -26,27 +27,34 @@ Runs = dict[tuple[str, Arrangement], tuple[list[float], list[float]]]
 """Losses of both runs, by recipe and arrangement."""
 
 
-def train_all(rank: int, num_ranks: int, steps: int, folder: str) -> None:
+def train_all(rank: int, num_ranks: int, steps: int, dtype: torch.dtype, folder: str) -> None:
     """Every recipe in every arrangement, twice; rank 0 leaves the losses in the folder."""
     torch.set_num_threads(1)
     place = Path(folder) / f"group-of-{num_ranks}"
     dist.init_process_group("gloo", init_method=place.as_uri(), rank=rank, world_size=num_ranks)
     runs: Runs = {}
     for name, recipe in RECIPES.items():
-        for arrangement in ARRANGEMENTS[: 3 if num_ranks == 4 else 2]:
-            first, second = (train_on_rank(recipe, arrangement, steps=steps, dtype=torch.float32) for _ in range(2))
+        for arrangement in _arrangements(num_ranks, dtype):
+            first, second = (train_on_rank(recipe, arrangement, steps=steps, dtype=dtype) for _ in range(2))
             runs[name, arrangement] = first, second
     if rank == 0:
         torch.save(runs, Path(folder) / f"runs-of-{num_ranks}.pt")
     dist.destroy_process_group()
 
 
-def compare(runs: Runs, num_ranks: int, steps: int) -> list[list[object]]:
+def _arrangements(num_ranks: int, dtype: torch.dtype) -> tuple[Arrangement, ...]:
+    """Two dimensions take four ranks; and FSDP wants one dtype, where thresholds stay float32 in a float64 model."""
+    if dtype != torch.float32:
+        return ("ddp",)
+    return ARRANGEMENTS if num_ranks == 4 else ("ddp", "fsdp")
+
+
+def compare(runs: Runs, num_ranks: int, steps: int, dtype: torch.dtype) -> list[list[object]]:
     """One row for each run."""
     table: list[list[object]] = []
     for (name, arrangement), (first, second) in runs.items():
         num_batches = 2 if arrangement == "fsdp_2d" else 1
-        whole = train_whole(RECIPES[name], steps=steps, num_batches=num_batches, dtype=torch.float32)
+        whole = train_whole(RECIPES[name], steps=steps, num_batches=num_batches, dtype=dtype)
         difference = max(abs(a - b) for a, b in zip(first, whole, strict=True))
         table.append([name, arrangement, num_ranks, whole[0], whole[-1], difference, first == second])
     return table
@@ -55,19 +63,21 @@ def compare(runs: Runs, num_ranks: int, steps: int) -> list[list[object]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--dtype", choices=["float32", "float64"], default="float32")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 3, 4])
     options = parser.parse_args()
+    dtype: torch.dtype = getattr(torch, options.dtype)
     torch.set_num_threads(1)
     table: list[list[object]] = []
     with tempfile.TemporaryDirectory() as folder:
         for num_ranks in options.ranks:
-            arguments = (num_ranks, options.steps, folder)
+            arguments = (num_ranks, options.steps, dtype, folder)
             mp.start_processes(train_all, args=arguments, nprocs=num_ranks, start_method="spawn")
             runs = torch.load(Path(folder) / f"runs-of-{num_ranks}.pt")
-            table += compare(runs, num_ranks, options.steps)
+            table += compare(runs, num_ranks, options.steps, dtype)
     columns = ["router", "others", "ranks", "first loss", "last loss", "largest difference", "same bits twice"]
-    title = f"Losses of {options.steps} steps, float32, against one process"
-    publish("parallel_training", title, columns, table, steps=options.steps)
+    title = f"Losses of {options.steps} steps, {options.dtype}, against one process"
+    publish("parallel_training", title, columns, table, steps=options.steps, dtype=options.dtype)
 
 
 if __name__ == "__main__":

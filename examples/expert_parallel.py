@@ -61,7 +61,8 @@ def main() -> None:
         first = 0 if saved is None else parallel.load_checkpoint(saved, model, optimizer).step
         for step in range(first, options.steps):
             x, target = (part.tensor_split(num_ranks)[rank].to(options.device) for part in make_batch(step))
-            loss = (model(x) - target).square().mean()
+            # This rank's part of the batch's mean, times the ranks that it is averaged over; they may share unevenly.
+            loss = (model(x) - target).square().sum() * (num_ranks / (BATCH * D))
             loss.backward()
             parallel.average_gradients(model)
             optimizer.step()

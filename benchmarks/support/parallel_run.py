@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -131,10 +131,12 @@ def train_whole(recipe: Recipe, *, steps: int, num_batches: int = 1, dtype: torc
     return losses
 
 
-def train_on_rank(recipe: Recipe, arrangement: Arrangement, *, steps: int, dtype: torch.dtype) -> list[float]:
+def train_on_rank(
+    recipe: Recipe, arrangement: Arrangement, *, steps: int, dtype: torch.dtype, **options: Any
+) -> list[float]:
     """The same on this rank of several, of which each takes its part of the sequences: the mean over the ranks."""
     rank, num_ranks = dist.get_rank(), dist.get_world_size()
-    model = arrange(make_model(recipe, dtype), arrangement)
+    model = arrange(make_model(recipe, dtype), arrangement, **options)
     optimizer = make_optimizer(model)
     headgate.attach_balance(model, optimizer)
     losses = []
@@ -149,19 +151,34 @@ def train_on_rank(recipe: Recipe, arrangement: Arrangement, *, steps: int, dtype
     return losses
 
 
-def arrange(model: Model, arrangement: Arrangement, layout: ExpertLayout | None = None) -> nn.Module:
-    """Spread the experts over the ranks, and average the other gradients as the arrangement does."""
+def arrange(
+    model: Model,
+    arrangement: Arrangement,
+    layout: ExpertLayout | None = None,
+    *,
+    num_rows: int = 2,
+    **sharding: Any,
+) -> nn.Module:
+    """Spread the experts over the ranks, and average the other gradients as the arrangement does.
+
+    Args:
+        model: as every rank has it.
+        arrangement: who does it.
+        layout: of the experts; None = dealt.
+        num_rows: of the mesh of two dimensions.
+        sharding: options of `fully_shard`.
+    """
     num_ranks = dist.get_world_size()
     if arrangement == "fsdp_2d":
-        mesh = init_device_mesh("cpu", (2, num_ranks // 2), mesh_dim_names=("dp", "ep"))
+        mesh = init_device_mesh("cpu", (num_rows, num_ranks // num_rows), mesh_dim_names=("dp", "ep"))
         spread_experts(model, mesh["ep"], layout)
         for layer in model.layers:
-            fully_shard(layer.moe.experts, mesh=mesh["dp"])
-        return fully_shard(model, mesh=mesh._flatten("all"))
+            fully_shard(layer.moe.experts, mesh=mesh["dp"], **sharding)
+        return fully_shard(model, mesh=mesh._flatten("all"), **sharding)
     mesh = init_device_mesh("cpu", (num_ranks,), mesh_dim_names=("ep",))
     spread_experts(model, mesh["ep"], layout)
     if arrangement == "fsdp":
-        return fully_shard(model, mesh=mesh, ignored_params=set(expert_parameters(model).values()))
+        return fully_shard(model, mesh=mesh, ignored_params=set(expert_parameters(model).values()), **sharding)
     nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
         model, list(expert_parameters(model))
     )

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,12 @@ from torch.distributed.tensor.parallel import parallelize_module
 
 import headgate
 from headgate.dispatch import find_drops, plan_token_choice
-from headgate.parallel import ExpertParallel
+from headgate.parallel import ExpertParallel, run_in_turns
 from headgate.parallel.exchange import Traffic
 from headgate.parallel.experts import ShardedExperts
 from headgate.parallel.traffic import measure_traffic
+
+Run = Callable[[Sequence[Callable[[], None]]], list[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +42,7 @@ class Setting:
         num_tokens: over all ranks, dealt out evenly.
         num_nodes: over which the ranks are spread evenly, one after the other.
         two_level: whether a token goes once to each node, and on from there.
+        in_halves: whether to time a step of each half of the tokens as well, one after the other and in turns.
         rounds: of each figure.
         interface: whose bytes are read on the first rank of each host; "" = none.
         results: a file.
@@ -53,6 +57,7 @@ class Setting:
     results: str
     num_nodes: int = 1
     two_level: bool = False
+    in_halves: bool = False
     interface: str = ""
 
     def to_json(self) -> str:
@@ -64,11 +69,14 @@ def measure(setting: Setting) -> dict[str, Any] | None:
     """Time a step and the exchange alone, and count what one forward pass sends; None on all ranks but the first."""
     layer, tokens, mesh = _make(setting)
 
-    def step() -> None:
-        layer(tokens).square().mean().backward()
+    def step(*batches: Tensor, run: Run = run_each) -> None:
+        run([partial(_backpropagate, layer, batch) for batch in batches])
         layer.zero_grad()
 
-    calls: dict[str, Callable[[], None]] = {"step_s": step}
+    calls: dict[str, Callable[[], None]] = {"step_s": partial(step, tokens)}
+    if setting.in_halves:
+        halves = [half.requires_grad_() for half in tokens.detach().chunk(2)]
+        calls |= {"halves_s": partial(step, *halves), "turns_s": partial(step, *halves, run=run_in_turns)}
     found: dict[str, Any] = {"traffic": {}, "crossed": 0}
     if isinstance(layer.experts, ShardedExperts):
         calls["exchange_s"] = _make_exchange_alone(layer, tokens, mesh)
@@ -80,6 +88,15 @@ def measure(setting: Setting) -> dict[str, Any] | None:
     gathered: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(gathered, found)
     return _join(gathered, list(calls)) if dist.get_rank() == 0 else None
+
+
+def run_each(calls: Sequence[Callable[[], None]]) -> list[None]:
+    """One call after the other."""
+    return [call() for call in calls]
+
+
+def _backpropagate(layer: Any, tokens: Tensor) -> None:
+    layer(tokens).square().mean().backward()
 
 
 def _make(setting: Setting) -> tuple[Any, Tensor, DeviceMesh]:

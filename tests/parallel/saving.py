@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
@@ -26,6 +27,7 @@ from headgate.parallel import (
     load_checkpoint,
     save_checkpoint,
 )
+from headgate.parallel.state import tensors_of
 
 D, F, E = 8, 12, 5
 Slots = Sequence[Sequence[int]]
@@ -148,6 +150,18 @@ def load_another_model(path: str, slots: Slots) -> str:
     except headgate.ArtifactError as error:
         return str(error)
     return "no error"
+
+
+def save_meanwhile(folder: str, slots: Slots) -> dict[str, Any]:
+    """Begin to save, train on, and wait; return what was there when it began."""
+    model, optimizer = make_model(slots)
+    train(model, optimizer, range(1))
+    values, state = values_of(model, optimizer), tensors_of(model, optimizer)
+    # A group of its own, for training uses the other one at the same time.
+    saved = dcp.async_save(state, checkpoint_id=folder, process_group=dist.new_group(backend="gloo"))
+    train(model, optimizer, range(1, 3))
+    saved.result()
+    return values
 
 
 def make_fully_sharded(seed: int) -> nn.Module:

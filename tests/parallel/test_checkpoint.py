@@ -8,6 +8,7 @@ import torch.distributed.checkpoint as dcp
 
 from headgate.errors import ArtifactError
 from headgate.parallel import latest_checkpoint, load_checkpoint, save_checkpoint
+from headgate.parallel.state import tensors_of
 from parallel import saving
 
 EVEN = [[0, 1, 2], [3, 4, -1]]
@@ -78,6 +79,14 @@ def test_one_process_writes_what_ranks_read(ranks, tmp_path):
 def test_a_run_goes_on_with_the_same_bits(ranks, tmp_path):
     for unbroken, resumed in ranks.run(2, saving.go_on_twice, str(tmp_path), EVEN):
         assert unbroken == resumed
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_torch_saves_asynchronously_while_training_goes_on(ranks, tmp_path):
+    written = ranks.run(3, saving.save_meanwhile, str(tmp_path), REPLICATED)
+    model, optimizer = saving.make_model(None, seed=2)
+    dcp.load(tensors_of(model, optimizer), checkpoint_id=str(tmp_path))
+    require_equal(written, saving.values_of(model, optimizer))
 
 
 def test_a_full_disk_leaves_the_previous_checkpoint(ranks, tmp_path):

@@ -103,6 +103,20 @@ def test_autocast_is_that_of_one_process(ranks, name):
         assert is_finite
 
 
+# Experts on one rank of each row, or on two; with one row, FSDP shards them over no rank, and still casts them.
+@pytest.mark.parametrize("num_rows", [1, 2])
+def test_mixed_precision_of_fsdp_is_that_of_experts_on_one_rank(ranks, num_rows):
+    whole = ranks.run(num_rows, training.train_mixed, "fsdp_2d", num_rows)[0]
+    assert whole[-1] < whole[0]
+    for losses in ranks.run(2 * num_rows, training.train_mixed, "fsdp_2d", num_rows):
+        assert losses == pytest.approx(whole, rel=torch.finfo(torch.bfloat16).eps)
+
+
+def test_experts_that_fsdp_ignores_it_does_not_cast(ranks):
+    for message in ranks.run(2, training.train_mixed, "fsdp", 1):
+        assert message.startswith("x.dtype (=torch.bfloat16) must be that of the experts' weights (=torch.float32)")
+
+
 @pytest.mark.parametrize("norm_type", [2.0, float("inf")])
 @pytest.mark.parametrize("arrangement", ["ddp", "fsdp"])
 def test_clipping_goes_by_the_norm_of_one_process(ranks, arrangement, norm_type):
@@ -112,7 +126,8 @@ def test_clipping_goes_by_the_norm_of_one_process(ranks, arrangement, norm_type)
         assert left == pytest.approx(whole / 4, rel=1e-4)
 
 
-REPLICATED = {
+LAYOUTS = {
+    "ddp, all on one of two": ("ddp", [list(range(8)), [-1] * 8]),
     "ddp, all on two": ("ddp", [list(range(8)), list(range(8))]),
     "ddp, some on three": ("ddp", [[0, 1, 2, 3, 7], [4, 5, 6, 7, 0], [7, 2, -1, -1, -1]]),
     "fsdp, some on two": ("fsdp", [[0, 1, 2, 3, 7], [4, 5, 6, 7, 0]]),
@@ -120,15 +135,15 @@ REPLICATED = {
 
 
 @pytest.mark.parametrize("norm_type", [2.0, float("inf")])
-@pytest.mark.parametrize(("arrangement", "slots"), REPLICATED.values(), ids=REPLICATED)
-def test_an_expert_with_replicas_counts_once(ranks, arrangement, slots, norm_type):
+@pytest.mark.parametrize(("arrangement", "slots"), LAYOUTS.values(), ids=LAYOUTS)
+def test_clipping_counts_each_expert_once_wherever_it_is(ranks, arrangement, slots, norm_type):
     whole = whole_norm(norm_type)
     for norm, left in ranks.run(len(slots), training.clip, arrangement, norm_type, whole / 4, slots):
         assert norm == pytest.approx(whole, rel=1e-5)
         assert left == pytest.approx(whole / 4, rel=1e-4)
 
 
-@pytest.mark.parametrize("slots", [None, REPLICATED["fsdp, some on two"][1]], ids=["dealt", "with replicas"])
+@pytest.mark.parametrize("slots", [None, LAYOUTS["fsdp, some on two"][1]], ids=["dealt", "with replicas"])
 def test_clipping_on_a_mesh_of_two_dimensions(ranks, slots):
     whole = whole_norm(2.0, num_batches=2)
     for norm, left in ranks.run(4, training.clip, "fsdp_2d", 2.0, whole / 4, slots):

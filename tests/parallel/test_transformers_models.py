@@ -22,14 +22,10 @@ UNEQUAL = np.array([[[7, 2, 0, -1, -1], [3, 1, -1, -1, -1], [4, 5, 6, 0, 2]]])
 REPLICATED = np.array([[[7, 2, 0, 5, 1], [3, 4, 6, 0, 2]]])
 
 
-@pytest.fixture(scope="module", autouse=True)
-def get_ready(ranks):
-    """Four processes that import transformers at once take long where they have two cores and others use them."""
-    ranks.run(4, models.get_ready, timeout_s=300)
-
-
 def check(name, results):
-    expected = models.run_whole(name, len(results))
+    """Require that the ranks' results are those of one process; return its model."""
+    model = models.build(name)
+    expected = models.run_whole(model, len(results))
     # Where an architecture saturates, a gradient is what is left of terms of the usual size.
     usual = statistics.median(grad.square().mean().sqrt().item() for grad in expected["grads"].values())
     tolerance = {"dtype": torch.float32, "terms": TERMS, "scale": usual}
@@ -46,10 +42,11 @@ def check(name, results):
                 assert torch.equal(by_expert.setdefault(expert, part), part), f"replicas of {expert} differ in {key}"
         assert_close(key, torch.stack([by_expert[expert] for expert in range(zoo.NUM_EXPERTS)]), grad, **tolerance)
     assert any(key.rpartition(".")[2] in WEIGHT_NAMES for key in expected["grads"])
+    return model
 
 
-@pytest.mark.parametrize("num_ranks", [2, 3])
-@pytest.mark.parametrize("name", NAMES)
+# On two ranks: every architecture, below.
+@pytest.mark.parametrize(("name", "num_ranks"), [*((name, 3) for name in NAMES), ("mixtral", 4)])
 def test_outputs_and_gradients_are_those_of_one_process(ranks, name, num_ranks):
     check(name, ranks.run(num_ranks, models.run_on_rank, name))
 
@@ -84,8 +81,8 @@ def test_generation_keeps_the_ranks_in_step(ranks, lengths):
 
 @pytest.mark.parametrize("name", INSIDE)
 def test_every_architecture_of_the_interface(ranks, tmp_path, name):
-    check(name, ranks.run(2, models.run_on_rank, name, None, 1, str(tmp_path / "ranks")))
-    models.build(name).save_pretrained(tmp_path / "alone")
+    whole = check(name, ranks.run(2, models.run_on_rank, name, None, 1, str(tmp_path / "ranks")))
+    whole.save_pretrained(tmp_path / "alone")
     require_same_files(tmp_path / "ranks", tmp_path / "alone")
 
 

@@ -20,10 +20,12 @@ from support.parallel_run import (
     train_on_rank,
 )
 from torch import Tensor, nn
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
 import headgate
+from headgate.errors import InputError
 from headgate.layout import ExpertLayout
 from headgate.parallel import clip_grad_norm_, group_by_mesh
 
@@ -34,6 +36,16 @@ def train_twice(recipe: Recipe, arrangement: Arrangement) -> tuple[list[float], 
     """The losses of two runs."""
     first, second = (train_on_rank(recipe, arrangement, steps=STEPS, dtype=torch.float32) for _ in range(2))
     return first, second
+
+
+def train_mixed(arrangement: Arrangement, num_rows: int) -> list[float] | str:
+    """The losses under FSDP's mixed precision, or what is said against it."""
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    options = {"steps": STEPS, "dtype": torch.float32, "num_rows": num_rows, "mp_policy": policy}
+    try:
+        return train_on_rank(RECIPES["top-2"], arrangement, **options)
+    except InputError as error:
+        return str(error)
 
 
 def own_tokens(num_batches: int = 1) -> list[Tensor]:

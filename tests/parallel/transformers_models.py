@@ -40,9 +40,9 @@ def make_mesh(num_nodes: int = 1) -> DeviceMesh:
     return dist.init_device_mesh("cpu", (num_nodes, num_ranks // num_nodes), mesh_dim_names=("node", "ep"))
 
 
-def make_inputs(name: str, num_ranks: int) -> list[dict[str, Tensor]]:
+def make_inputs(model: Any, num_ranks: int) -> list[dict[str, Tensor]]:
     """Sequences of each rank, more on every rank than on the one before; the first has one."""
-    model = build(name)
+    torch.manual_seed(1)
     inputs = zoo.example_inputs(model)
     ids = torch.randint(3, zoo.VOCABULARY, (num_ranks, 7), generator=torch.Generator().manual_seed(2))
     parts = []
@@ -61,42 +61,40 @@ def train_once(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
     return y.detach()
 
 
-def get_ready() -> None:
-    """Build a model, so that what is slow the first time is done."""
-    build("mixtral")
-
-
 def build(name: str) -> Any:
     """The same model in every process: what the zoo does not draw itself, transformers draws by the global seed."""
     torch.manual_seed(0)
     return zoo.build(name)
 
 
-def run_whole(name: str, num_ranks: int) -> Result:
+def run_whole(model: Any, num_ranks: int) -> Result:
     """One process: each rank's sequences in turn, as they don't look at each other, and the gradients of all."""
-    model = build(name)
-    outputs = [train_once(model, inputs) for inputs in make_inputs(name, num_ranks)]
+    outputs = [train_once(model, inputs) for inputs in make_inputs(model, num_ranks)]
     grads = {key: value.grad for key, value in model.named_parameters() if value.grad is not None}
     return {"outputs": outputs, "grads": grads}
 
 
 def run_on_rank(name: str, slots: Any = None, num_nodes: int = 1, save_in: str | None = None) -> Result:
     """This rank's output and gradients; those of experts by (parameter, expert). And save the model, where asked to."""
-    num_ranks = dist.get_world_size()
     layout = None if slots is None else ExpertLayout(device_experts=slots, num_experts=zoo.NUM_EXPERTS)
     model = expert_parallel(build(name), make_mesh(num_nodes), layout, average_gradients=False)
     if save_in is not None:
         model.save_pretrained(save_in)
-    return measure(model, make_inputs(name, num_ranks)[dist.get_rank()])
+    return measure(model)
 
 
 def load_on_rank(path: str, name: str) -> Result:
     model = load_expert_parallel(path, make_mesh(), model_class=zoo.model_class(name), average_gradients=False)
-    return measure(model, make_inputs(name, dist.get_world_size())[dist.get_rank()])
+    return measure(model)
 
 
-def measure(model: nn.Module, inputs: dict[str, Tensor]) -> Result:
-    output = train_once(model, inputs)
+def own_inputs(model: Any) -> dict[str, Tensor]:
+    """This rank's sequences."""
+    return make_inputs(model, dist.get_world_size())[dist.get_rank()]
+
+
+def measure(model: Any) -> Result:
+    output = train_once(model, own_inputs(model))
     held = {site.path: spread_of(site.module).local_experts for site in find_sites(model)}
     grads, of_experts = {}, {}
     for key, parameter in model.named_parameters():
@@ -123,8 +121,7 @@ def refuse_saving() -> str:
 def tune_and_save(name: str, checkpoints: str, folder: str, slots: Any = None) -> None:
     """A step of AdamW, then a checkpoint, then the published layout."""
     model, optimizer = make_tuned(name, slots)
-    inputs = make_inputs(name, dist.get_world_size())[dist.get_rank()]
-    train_once(model, inputs)
+    train_once(model, own_inputs(model))
     average_gradients(model)
     optimizer.step()
     save_checkpoint(checkpoints, model, optimizer, step=1)
@@ -167,7 +164,7 @@ def move_and_measure(name: str, slots: Any) -> tuple[Result, int]:
     model = expert_parallel(build(name), make_mesh(), average_gradients=False)
     relayout(model, ExpertLayout(device_experts=slots, num_experts=zoo.NUM_EXPERTS))
     with measure_traffic(model) as traffic:
-        result = measure(model, make_inputs(name, dist.get_world_size())[dist.get_rank()])
+        result = measure(model)
     return result, sum(sum(each.rows_sent) for passes in traffic.values() for each in passes)
 
 

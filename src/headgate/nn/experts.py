@@ -134,7 +134,8 @@ class Experts(nn.Module):
 
     def passes_over_rows(self, x: Float[Tensor, "T D"]) -> bool:
         """Whether rows that a plan keeps for nobody do no harm here: on a GPU, whose kernels look at no such row."""
-        return runs_in_triton(x.device.type, compute_dtype(x, self.down_proj))
+        # The weights don't say it yet: FSDP casts them when the experts are called.
+        return runs_in_triton(x.device.type, _call_dtype(x))
 
     def matrices(self) -> Weights:
         """The parameters in the kernels' order: first projection, `down_proj`, and the biases of both or None."""
@@ -244,12 +245,16 @@ def _reset_projections(module: nn.Module, up_name: str, d_model: int, d_ff: int)
 
 def compute_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
     """The dtype that experts compute in: autocast's, or the one that tokens and weights share."""
-    device_type = x.device.type
-    if torch.is_autocast_enabled(device_type):
-        return torch.get_autocast_dtype(device_type)
-    if x.dtype != weight.dtype:
+    dtype = _call_dtype(x)
+    if dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
         raise InputError(
             f"x.dtype (={x.dtype}) must be that of the experts' weights (={weight.dtype}); "
             f"call layer.to({x.dtype}), or run under torch.autocast"
         )
-    return x.dtype
+    return dtype
+
+
+def _call_dtype(x: Tensor) -> torch.dtype:
+    """Autocast's, or that of the tokens."""
+    device_type = x.device.type
+    return torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else x.dtype

@@ -9,6 +9,7 @@ from headgate.parallel.launch import join_ranks, on_first_rank
 from headgate.parallel.relayout import relayout
 from headgate.parallel.style import ExpertParallel
 from headgate.parallel.traffic import measure_traffic
+from headgate.parallel.turns import run_in_turns
 
 __all__ = [
     "ExpertParallel",
@@ -24,6 +25,7 @@ __all__ = [
     "name_failed_ranks",
     "on_first_rank",
     "relayout",
+    "run_in_turns",
     "save_checkpoint",
     "share_batch",
 ]

@@ -68,7 +68,7 @@ class Traffic:
 class Exchange(NamedTuple):
     """How tokens travel: directly to each rank of the group.
 
-    The gate of the next layer can't overlap with it, for it reads what this layer returns; the shared expert can.
+    The shared expert runs meanwhile; under `run_in_turns`, so does what another batch computes, its gate and all.
 
     Attributes:
         group: W ranks.
@@ -114,7 +114,7 @@ class Exchange(NamedTuple):
         """
         routes = find_routes(plan, self.placement.to(x.device), rank=self.rank, source=self.source)
         counts = _Counts.exchange(routes, self.group)
-        pairs = Transfer(counts.pairs_sent, counts.pairs_received, self.group)
+        pairs = Transfer(counts.pairs_sent, counts.pairs_received, self.group, gives_way=True)
         rows = Transfer(counts.rows_sent, counts.rows_received, self.group)
         labels = Transfer(counts.rows_sent, counts.rows_received, self.group)
         by_token = (routes.pair_order, routes.pair_offsets, routes.num_ranks)
@@ -131,7 +131,7 @@ class Exchange(NamedTuple):
             max_rows_per_token=routes.max_rows_per_token,
         )
         partial = run_experts(tokens, arrived, weights[:, None])
-        back = Transfer(counts.pairs_received, counts.pairs_sent, self.group)
+        back = Transfer(counts.pairs_received, counts.pairs_sent, self.group, gives_way=True)
         returned = back.end(back.begin(partial))
         ones = torch.ones(returned.shape[0], device=returned.device)
         y: Tensor = combine_rows(returned, ones, routes.token_of_pair, *by_token)

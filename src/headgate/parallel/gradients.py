@@ -128,14 +128,19 @@ def _rows_that_count(model: nn.Module) -> dict[nn.Parameter, Bool[Tensor, " n"]]
 
 
 def _gradient(parameter: nn.Parameter, counts: Bool[Tensor, " n"] | None) -> Tensor:
-    """A parameter's gradient; rows that don't count are zero."""
+    """A parameter's gradient; rows that don't count are zero, and so is the part of a rank that has none."""
     gradient = parameter.grad
     assert gradient is not None  # Others have been left out.
-    if counts is None:
+    if not isinstance(gradient, DTensor):
         return gradient
-    assert isinstance(gradient, DTensor)  # As its parameter, a weight of spread experts.
-    local = gradient.to_local().clone()
-    local[~counts.to(local.device)] = 0
+    local = gradient.to_local()
+    if counts is not None:
+        local = local.clone()
+        local[~counts.to(local.device)] = 0
+    elif local.numel():
+        return gradient
+    if not local.numel():
+        local = local.new_zeros((1,) * local.dim())  # Nothing has no infinity norm.
     shape, stride = gradient.shape, gradient.stride()
     mesh, placements = gradient.device_mesh, gradient.placements
     return DTensor.from_local(local, mesh, placements, run_check=False, shape=shape, stride=stride)

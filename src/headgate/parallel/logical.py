@@ -47,6 +47,10 @@ class LogicalExperts(Tensor):
     def __repr__(self, **_: Any) -> str:  # type: ignore[override]
         return f"LogicalExperts({tuple(self.shape)}, experts={sorted(self.row_of_expert)})"
 
+    def new_empty(self, *_: Any, **__: Any) -> LogicalExperts:
+        """What torch's asynchronous saving starts a copy with, before it copies the attributes: no rows yet."""
+        return LogicalExperts(self.rows.new_empty(0, *self.shape[1:], device="cpu"), (), len(self))
+
     def fill(self, source: Any) -> None:
         """Copy this rank's experts from all of them: a tensor [E, ...], or a slice of one in a file."""
         for expert, row in self.row_of_expert.items():

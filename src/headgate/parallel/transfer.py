@@ -10,6 +10,8 @@ import torch.distributed as dist
 from jaxtyping import Shaped
 from torch import Tensor
 
+from headgate.parallel.turns import give_way
+
 
 class Transfer:
     """One all-to-all of rows, begun and then awaited; backward, gradients go the other way, also begun and awaited.
@@ -21,10 +23,13 @@ class Transfer:
         sent: rows for each rank, in the order in which they lie.
         received: rows from each rank.
         group: the ranks.
+        gives_way: whether other calls of `run_in_turns` go on before this one waits.
     """
 
-    def __init__(self, sent: Sequence[int], received: Sequence[int], group: dist.ProcessGroup) -> None:
-        self._sent, self._received, self._group = list(sent), list(received), group
+    def __init__(
+        self, sent: Sequence[int], received: Sequence[int], group: dist.ProcessGroup, *, gives_way: bool = False
+    ) -> None:
+        self._sent, self._received, self._group, self._gives_way = list(sent), list(received), group, gives_way
         self._forward: _Underway | None = None
         self._backward: _Underway | None = None
 
@@ -44,7 +49,7 @@ class Transfer:
 
     def _finish_forward(self) -> None:
         assert self._forward is not None  # `begin` comes first.
-        self._forward.wait()
+        self._wait(self._forward)
         self._forward = None
 
     def _start_backward(self, grad: Tensor) -> None:
@@ -52,9 +57,14 @@ class Transfer:
 
     def _finish_backward(self) -> Tensor:
         assert self._backward is not None  # The gradient of `end` comes first.
-        arrived = self._backward.wait()
+        arrived = self._wait(self._backward)
         self._backward = None
         return arrived
+
+    def _wait(self, underway: _Underway) -> Tensor:
+        if self._gives_way:
+            give_way()
+        return underway.wait()
 
 
 class _Underway:
