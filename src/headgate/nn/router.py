@@ -188,14 +188,14 @@ class Router(nn.Module):
             return False
         return self._is_plain(x) and runs_with_gradients(*self._kinds(x))
 
-    def _is_plain(self, x: Float[Tensor, "T D"]) -> bool:
+    def _is_plain(self, x: Float[Tensor, "... D"]) -> bool:
         weight, bias = self.weight, self.bias
         # A subclass, such as a weight sharded over ranks, has memory of its own kind.
         if type(x) is not Tensor or type(weight) is not nn.Parameter or x.device != weight.device:
             return False
         return bias is None or bias.dtype == weight.dtype
 
-    def _kinds(self, x: Float[Tensor, "T D"]) -> tuple[str, torch.dtype, torch.dtype, int, int]:
+    def _kinds(self, x: Float[Tensor, "... D"]) -> tuple[str, torch.dtype, torch.dtype, int, int]:
         assert self.weight is not None  # Every covered spec has one.
         return x.device.type, x.dtype, self.weight.dtype, self.spec.num_choices, self.spec.top_k
 
