@@ -3,7 +3,8 @@
 OLMoE-1B-7B's shapes (D 2048, F 1024, E 64, K 8) with random bfloat16 weights and fewer layers, on the CPU: attention,
 norms and head are transformers' own in every contender. Prefill: one sequence; decode: one token for each sequence of a
 batch, on a cache of 128 tokens that is cropped again after each step, four steps a timing. The contenders take turns in
-one process, on the same weights; the default of transformers is `grouped_mm`.
+one process, on the same weights; the default of transformers is `grouped_mm`. What a tap costs is the median, over
+rounds, of the time with it over the time without it in the same round: the machine's speed drifts by more than that.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ from typing import Any
 import torch
 import typer
 from support.report import publish
-from support.timing import time_interleaved
+from support.timing import paired_quartiles, time_interleaved
 from transformers import DynamicCache, OlmoeConfig, OlmoeForCausalLM
 
 import headgate.integrations.transformers as integration
 
 CONTEXT = 128
 STEPS = {"prefill": 1, "decode": 4}
-COLUMNS = ("phase", "batch", "tokens", "backend", "tokens_per_s", "ms_a_step", "quartiles_ms", "speedup")
+SIZES = ("phase", "batch", "tokens", "backend")
+COLUMNS = (*SIZES, "tokens_per_s", "ms_a_step", "quartiles_ms", "speedup", "tap_percent", "tap_quartiles")
 
 
 def build_model(num_layers: int) -> OlmoeForCausalLM:
@@ -84,6 +86,8 @@ def measure(model: OlmoeForCausalLM, phase: str, batch: int, tokens: int, rounds
     calls = {name: run_as(model, name, step, num_steps) for name in calls}
     timings = time_interleaved(calls, rounds=rounds, warm_up=1)
     base = timings["grouped_mm"].median_s
+    lower, cost, upper = paired_quartiles(timings["headgate + tap"], timings["headgate"])
+    of_tap = (100 * (cost - 1), f"{100 * (lower - 1):.1f} to {100 * (upper - 1):.1f}")
     return [
         (
             phase,
@@ -94,6 +98,7 @@ def measure(model: OlmoeForCausalLM, phase: str, batch: int, tokens: int, rounds
             1e3 * timing.median_s / num_steps,
             f"{1e3 * timing.lower_s / num_steps:.1f}-{1e3 * timing.upper_s / num_steps:.1f}",
             base / timing.median_s,
+            *(of_tap if name.endswith("tap") else ("", "")),
         )
         for name, timing in timings.items()
     ]

@@ -11,6 +11,7 @@ rollout.
 from __future__ import annotations
 
 import copy
+import os
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -135,4 +136,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    # Under torchrun one process does it, for there is no work to share.
+    if os.environ.get("RANK", "0") == "0":
+        main()

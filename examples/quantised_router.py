@@ -9,6 +9,7 @@ Writes float32.safetensors, int8.safetensors and int4.safetensors beside each ot
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,4 +86,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    # Under torchrun one process does it, for all would write the same files.
+    if os.environ.get("RANK", "0") == "0":
+        main()

@@ -33,7 +33,7 @@ def documents() -> list[Document]:
     """Forty documents of made-up prose, always the same, some of them held out."""
     rng = random.Random(0)
     return [
-        Document(name=f"topic {number}", text="\n\n".join(" ".join(rng.choices(TEXT.split(), k=60)) for _ in range(3)))
+        Document(name=f"topic {number}", text="\n\n".join(" ".join(rng.choices(TEXT.split(), k=40)) for _ in range(3)))
         for number in range(40, 80)
     ]
 

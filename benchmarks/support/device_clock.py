@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from support.timing import Timing
+from support.timing import Timing, summarise
 
 FLUSH_BYTES = 1 << 28
 """Written before each timed call: 256 MiB is five times the L2 cache of an H100 or H200 (50 MB)."""
@@ -57,11 +57,7 @@ class DeviceClock:
             for name, call in calls.items():
                 samples[name].append(self.time_once(call))
             rounds += 1
-        quartiles = {name: statistics.quantiles(values, n=4) for name, values in samples.items()}
-        return {
-            name: Timing(lower_s=lower, median_s=median, upper_s=upper, rounds=rounds)
-            for name, (lower, median, upper) in quartiles.items()
-        }
+        return {name: summarise(values) for name, values in samples.items()}
 
     def measure_bandwidth(self) -> float:
         """Bytes per second of a copy, read and written bytes together: the median of five."""

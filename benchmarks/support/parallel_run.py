@@ -17,6 +17,7 @@ from torch.distributed.tensor.parallel import parallelize_module
 import headgate
 from headgate import Balance, Capacity
 from headgate.demo.model import Attention
+from headgate.layout import ExpertLayout
 from headgate.parallel import ExpertParallel
 
 V, D, WIDTH, E, B, S = 64, 32, 24, 8, 8, 16
@@ -103,6 +104,12 @@ def loss_of(model: nn.Module, ids: Tensor) -> Tensor:
     return F.cross_entropy(model(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten())
 
 
+def loss_of_part(model: nn.Module, ids: Tensor, num_ranks: int) -> Tensor:
+    """A rank's part of the mean over all sequences of a step, times W, for ranks may have more and fewer of them."""
+    total = F.cross_entropy(model(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten(), reduction="sum")
+    return total * num_ranks / (B * S)
+
+
 def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW(model.parameters(), lr=3e-3)
 
@@ -132,7 +139,7 @@ def train_on_rank(recipe: Recipe, arrangement: Arrangement, *, steps: int, dtype
     headgate.attach_balance(model, optimizer)
     losses = []
     for step in range(steps):
-        loss = loss_of(model, make_tokens(step).chunk(num_ranks)[rank])
+        loss = loss_of_part(model, make_tokens(step).tensor_split(num_ranks)[rank], num_ranks)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -142,17 +149,17 @@ def train_on_rank(recipe: Recipe, arrangement: Arrangement, *, steps: int, dtype
     return losses
 
 
-def arrange(model: Model, arrangement: Arrangement) -> nn.Module:
+def arrange(model: Model, arrangement: Arrangement, layout: ExpertLayout | None = None) -> nn.Module:
     """Spread the experts over the ranks, and average the other gradients as the arrangement does."""
     num_ranks = dist.get_world_size()
     if arrangement == "fsdp_2d":
         mesh = init_device_mesh("cpu", (2, num_ranks // 2), mesh_dim_names=("dp", "ep"))
-        spread_experts(model, mesh["ep"])
+        spread_experts(model, mesh["ep"], layout)
         for layer in model.layers:
             fully_shard(layer.moe.experts, mesh=mesh["dp"])
         return fully_shard(model, mesh=mesh._flatten("all"))
     mesh = init_device_mesh("cpu", (num_ranks,), mesh_dim_names=("ep",))
-    spread_experts(model, mesh["ep"])
+    spread_experts(model, mesh["ep"], layout)
     if arrangement == "fsdp":
         return fully_shard(model, mesh=mesh, ignored_params=set(expert_parameters(model).values()))
     nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
@@ -161,8 +168,8 @@ def arrange(model: Model, arrangement: Arrangement) -> nn.Module:
     return nn.parallel.DistributedDataParallel(model)
 
 
-def spread_experts(model: nn.Module, mesh: DeviceMesh) -> None:
-    parallelize_module(model, mesh, {"layers.*.moe": ExpertParallel()})
+def spread_experts(model: nn.Module, mesh: DeviceMesh, layout: ExpertLayout | None) -> None:
+    parallelize_module(model, mesh, {"layers.*.moe": ExpertParallel(layout)})
 
 
 def expert_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

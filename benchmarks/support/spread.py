@@ -28,7 +28,6 @@ from headgate.parallel import ExpertParallel
 from headgate.parallel.exchange import Traffic
 from headgate.parallel.experts import ShardedExperts
 from headgate.parallel.traffic import measure_traffic
-from headgate.parallel.two_level import make_exchange
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,13 +106,13 @@ def _make_exchange_alone(layer: Any, tokens: Tensor, mesh: DeviceMesh) -> Callab
     drops = find_drops(choice.expert_ids, None)
     plan = plan_token_choice(choice.expert_ids, drops, num_experts=num_experts, is_dropless=True)
     weights = choice.combine_weights.requires_grad_()
-    exchange, held = make_exchange(mesh, layer.experts.placement), len(layer.experts.local_experts)
+    spread = layer.experts.spread
 
     def run() -> None:
         def echo(arrived: Tensor, _: Any, row_weights: Tensor) -> Tensor:
             return arrived + 0 * row_weights.sum()
 
-        y, _, _ = exchange.run(tokens, plan, weights, echo, num_experts=held)
+        y, _ = spread.run(tokens, plan, weights, echo)
         y.square().mean().backward()
 
     return run

@@ -56,7 +56,7 @@ def test_every_engine_is_reached(files, engine):
         invoke("import", engine, files / "absent.json", "-o", files / "b.safetensors", "--layers", "1")
 
 
-@pytest.mark.parametrize("layers", ["x", "1-", "-", "1,,2", "1-100000000", ""])
+@pytest.mark.parametrize("layers", ["x", "1-", "-", "1,,2", "1-100000000", "3-1", ""])
 def test_layers_that_are_none_are_a_usage_error(files, layers):
     result = invoke("import", "vllm", files / "a.npy", "--layers", layers, "-o", files / "b.safetensors")
     assert (result.exit_code, result.stdout) == (2, "")

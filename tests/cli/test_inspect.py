@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pathlib
 
 import pytest
 import transformers
@@ -10,6 +11,8 @@ from typer.testing import CliRunner
 
 from headgate.cli.app import app, run
 from headgate.cli.inspect import _layers
+from headgate.errors import ArtifactError
+from headgate.integrations.transformers.inspection import inspect_model
 
 
 @pytest.fixture
@@ -57,7 +60,8 @@ def test_layers_that_differ_get_a_block_each_and_quiet_a_line_each(save):
 
 
 @pytest.mark.parametrize(
-    ("places", "text"), [([3], "3"), ([0, 1, 2], "0-2"), ([0, 2, 3], "0, 2-3"), ([0, 0], "0, 0"), ([1, 2, 5], "1-2, 5")]
+    ("places", "text"),
+    [([3], "3"), ([0, 1, 2], "0-2"), ([0, 2, 3], "0, 2-3"), ([0, 0, 1, 1], "0-1"), ([1, 2, 5], "1-2, 5")],
 )
 def test_runs_of_layers_are_written_short(places, text):
     assert _layers(places) == text
@@ -69,8 +73,13 @@ def test_runs_of_layers_are_written_short(places, text):
         (lambda path: path, "is no model: it has no config.json"),
         (lambda path: path / "missing.json", "there is no file"),
         (lambda path: path / "no-such-folder", "there is no model"),
-        (lambda path: broken(path), "there is no model"),
-        (lambda path: dense(path), "has no MoE layers; model_type 'llama' is a dense architecture"),
+        (lambda path: broken(path), "can't be used: "),
+        (lambda path: no_json(path), "is not a valid JSON file; give one that save_pretrained wrote"),
+        (lambda path: impossible(path), "can't be built from its configuration: ZeroDivisionError"),
+        (
+            lambda path: dense(path),
+            "has no MoE layers, and there is no routing to see: 'llama' is a dense architecture",
+        ),
     ],
 )
 def test_what_is_no_moe_model_is_one_line_and_exit_code_1(make, message, tmp_path, monkeypatch, capsys):
@@ -89,9 +98,49 @@ def broken(path):
     return path
 
 
+def no_json(path):
+    (path / "config.json").write_text("{")
+    return path
+
+
+def impossible(path):
+    transformers.MixtralConfig(num_attention_heads=0).save_pretrained(path)
+    return path
+
+
 def dense(path):
     transformers.LlamaConfig(hidden_size=32, num_hidden_layers=1, intermediate_size=8).save_pretrained(path)
     return path
+
+
+def vitpose():
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    backbone = transformers.VitPoseBackboneConfig(**sizes, num_experts=4, part_features=8)
+    return transformers.VitPoseConfig(backbone_config=backbone)
+
+
+@pytest.mark.parametrize("config", [vitpose(), vitpose().backbone_config], ids=["whole", "backbone"])
+def test_experts_that_nothing_is_routed_to_are_shown_with_the_reason(config, save):
+    text = " ".join(invoke(save(config)).stdout.split())
+    assert "layers 0-1 (VitPoseNaiveMoe) experts 4 experts" in text
+    assert "no formula there is no router: the caller names the expert by its data set" in text
+
+
+def test_a_text_model_that_only_its_own_class_builds_is_shown(save):
+    layers = {"num_hidden_layers": 2, "mlp_layer_types": ["sparse"] * 2, "moe_intermediate_size": [32, 32]}
+    config = transformers.Ernie4_5_VLMoeConfig(text_config=layers).text_config
+    path = save(config)
+    (pathlib.Path(path) / "config.json").write_text(json.dumps(alone(config, "Ernie4_5_VLMoeTextModel")))
+    text = " ".join(invoke(path).stdout.split())
+    assert "experts in 2 of 2 layers" in text
+    assert "layers 0-1 (Ernie4_5_VLMoeMoeExperts, 4 in all)" in text  # for text and for pictures
+    (pathlib.Path(path) / "config.json").write_text(json.dumps(alone(config, None)))
+    with pytest.raises(ArtifactError, match="builds no model from model_type 'ernie4_5_vl_moe_text' alone; give the"):
+        inspect_model(path)
+
+
+def alone(config, architecture):
+    return {**config.to_dict(), "architectures": architecture and [architecture]}
 
 
 @pytest.mark.parametrize("method", ["bitsandbytes", "mxfp4", "fp8"])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, VitPoseConfig
 from typer.testing import CliRunner
 
 from headgate.cli import trace as verb
@@ -206,14 +208,56 @@ def test_wrong_input_is_one_line_and_exit_code_1(arguments, message, model, tmp_
     assert message in capsys.readouterr().err
 
 
-def test_weights_that_are_missing_are_named(model, tmp_path, monkeypatch, capsys):
-    (tmp_path / "config.json").write_bytes((verb.Path(model) / "config.json").read_bytes())
-    monkeypatch.setattr(
-        "sys.argv", ["headgate", "trace", str(tmp_path), "--text", "a", "-o", str(tmp_path / "a.safetensors")]
-    )
-    with pytest.raises(SystemExit):
+def fail(monkeypatch, capsys, *arguments):
+    """What the command says on the way out with code 1."""
+    monkeypatch.setattr("sys.argv", ["headgate", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
         run()
-    assert "can't be loaded" in capsys.readouterr().err
+    assert stop.value.code == 1
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kept", "message"),
+    [
+        (["config.json"], r"the weights of .* can't be loaded: .*; give the directory or Hub id of a whole checkpoint"),
+        (["config.json", "model.safetensors"], r"the tokenizer of .* can't be loaded: .*; save it beside the weights"),
+    ],
+)
+def test_what_a_checkpoint_lacks_is_named(kept, message, model, tmp_path, monkeypatch, capsys):
+    for name in kept:
+        (tmp_path / name).write_bytes((verb.Path(model) / name).read_bytes())
+    said = fail(monkeypatch, capsys, "trace", tmp_path, "--text", "a", "-o", tmp_path / "a.safetensors")
+    assert re.search(message, said)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (LlamaConfig(num_hidden_layers=1), "'llama' is a dense architecture; give a Mixture-of-Experts model"),
+        (VitPoseConfig(), "must be a causal language model, and transformers has none of this type; run it yourself"),
+    ],
+)
+def test_what_has_no_routing_of_text_is_refused_before_its_weights_are_read(
+    config, message, tmp_path, monkeypatch, capsys
+):
+    config.save_pretrained(tmp_path)  # without weights
+    assert message in fail(monkeypatch, capsys, "trace", tmp_path, "--text", "a", "-o", tmp_path / "a.safetensors")
+
+
+def test_a_name_that_no_verb_would_take_for_a_trace_is_refused(model, tmp_path, monkeypatch, capsys):
+    said = fail(monkeypatch, capsys, "trace", model, "--text", "a", "-o", tmp_path / "a.txt")
+    assert re.search(r"--out \(=.*a.txt\) must end in .safetensors, .*; add it", said)
+
+
+def test_of_many_texts_that_are_cut_the_first_are_named(model, tmp_path):
+    (tmp_path / "lines.jsonl").write_text((json.dumps({"text": TEXT}) + "\n") * 7)
+    result = invoke(model, "--jsonl", tmp_path / "lines.jsonl", "-o", tmp_path / "a.safetensors")
+    lines = result.stderr.splitlines()
+    assert [line.split(" of ")[0] for line in lines if "the context" in line] == [
+        f"note: line {n}" for n in range(1, 6)
+    ]
+    assert "note: the same goes for 2 other texts" in lines
 
 
 def test_the_trace_is_that_of_a_tap(model, tmp_path):

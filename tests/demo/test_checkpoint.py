@@ -7,10 +7,11 @@ import shutil
 import pytest
 import torch
 
-from headgate.demo.checkpoint import TrainingState, latest_checkpoint, load_checkpoint, save_checkpoint
+from headgate.demo.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from headgate.demo.model import DemoModel
 from headgate.demo.train import make_optimizer
 from headgate.errors import ArtifactError
+from headgate.parallel.checkpoint import latest_checkpoint
 from tiny_demo import tiny_config
 
 TOKENS = torch.arange(32).view(2, 16)

@@ -91,6 +91,10 @@ def test_evaluation_is_left_alone():
 def test_what_cannot_be_balanced_is_named():
     with pytest.raises(InputError, match=r"model \(=DogeForCausalLM\) has no layer to balance: its weights can't be"):
         integration.balance(zoo.build("doge"))
+    model = zoo.build("mixtral")
+    model.config.model_type = "newer_than_this"
+    with pytest.raises(InputError, match=r"has no layer to balance: model_type \(='newer_than_this'\) is no MoE"):
+        integration.balance(model)
 
 
 def test_training_with_it_balances_a_collapsed_router():

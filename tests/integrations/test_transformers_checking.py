@@ -167,7 +167,9 @@ def test_mistakes_of_the_command_line(tmp_path):
     result = CliRunner().invoke(app, ["check", str(tmp_path / "none")])
     assert isinstance(result.exception, ArtifactError)
     (tmp_path / "config.json").write_text(json.dumps(mixtral().config.to_dict()))
-    with pytest.raises(ArtifactError, match=r"can't be loaded: .*; it needs weights of a causal language model$"):
+    with pytest.raises(
+        ArtifactError, match=r"can't be loaded: .*; give the directory or Hub id of a whole checkpoint$"
+    ):
         check_checkpoint(str(tmp_path))
 
 

@@ -48,7 +48,7 @@ def small(monkeypatch):
             with torch.device("meta"):
                 return chosen(config)
 
-        monkeypatch.setattr(shapes, "_build", on_meta)
+        monkeypatch.setattr(shapes, "build_on_meta", on_meta)
         return model_shape(config, name=name), on_meta(config, name)
 
     return build
@@ -229,6 +229,12 @@ def test_a_configuration_that_builds_no_model_is_refused():
     config = transformers.MixtralConfig(num_attention_heads=0)
     with pytest.raises(InputError, match=r"model \(=wrong\) can't be built from its configuration: ZeroDivisionError"):
         model_shape(config, name="wrong")
+
+
+def test_what_is_no_language_model_is_refused():
+    backbone = transformers.VitPoseBackboneConfig(hidden_size=32, num_hidden_layers=1, num_experts=4, part_features=8)
+    with pytest.raises(InputError, match=r"of type 'vitpose' must be a language model, or hold one; what its experts"):
+        model_shape(transformers.VitPoseConfig(backbone_config=backbone), name="poses")
 
 
 def test_a_name_that_nothing_has_gets_a_hint():

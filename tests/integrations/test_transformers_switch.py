@@ -76,9 +76,10 @@ def test_registering_twice_is_registering_once():
     assert ALL_EXPERTS_FUNCTIONS["headgate"] is experts_forward
 
 
-def test_a_checkpoint_loads_with_the_backend_and_runs_on_its_own_weights(tmp_path):
+@pytest.mark.parametrize("name", ["mixtral", "gpt_oss", "deepseek_v3"])
+def test_a_checkpoint_loads_with_the_backend_and_runs_on_its_own_weights(name, tmp_path):
     integration.register()
-    model = zoo.build("mixtral")
+    model = zoo.build(name)
     model.save_pretrained(tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path, experts_implementation="headgate").eval()
     weight = find_sites(loaded)[0].module.gate_up_proj
@@ -86,6 +87,8 @@ def test_a_checkpoint_loads_with_the_backend_and_runs_on_its_own_weights(tmp_pat
     inputs = zoo.example_inputs(model)
     assert_close("logits", loaded(**inputs).logits, model(**inputs).logits, dtype=torch.float32, terms=500)
     assert weight.data_ptr() == address
+    options = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
+    assert torch.equal(loaded.generate(**inputs, **options), model.generate(**inputs, **options))
     loaded.set_experts_implementation("eager")
     assert torch.equal(loaded(**inputs).logits, model(**inputs).logits)
 
@@ -219,6 +222,29 @@ def test_it_compiles_in_one_graph(name, uninstrumented):
     compiled = torch.compile(lambda *call: forward(experts, *call), backend="aot_eager", fullgraph=True)
     with torch.no_grad():
         assert torch.equal(compiled(x, ids, weights), forward(experts, x, ids, weights))
+
+
+@pytest.mark.parametrize("name", ["qwen3_moe", "gpt_oss"])
+def test_a_whole_model_compiles_in_one_graph_with_its_gradients(name, uninstrumented):
+    uninstrumented("headgate.integrations.transformers").register()
+    model = zoo.build(name)
+    model.set_experts_implementation("headgate")
+    inputs = zoo.example_inputs(model)
+    expected, gradients = differentiate(model, model.forward, inputs)
+    compiled = torch.compile(model.forward, backend="aot_eager", fullgraph=True)
+    actual, found = differentiate(model, compiled, inputs)
+    # The compiler takes operations apart, and so rounds elsewhere.
+    assert_close("logits", actual, expected, dtype=torch.float32, terms=500)
+    scale = max(float(gradient.square().mean().sqrt()) for gradient in gradients.values())
+    for path, gradient in gradients.items():
+        assert_close(path, found[path], gradient, dtype=torch.float32, terms=500, scale=scale)
+
+
+def differentiate(model, forward, inputs):
+    model.zero_grad()
+    logits = forward(**inputs).logits
+    logits.square().sum().backward()
+    return logits, {path: p.grad.clone() for path, p in model.named_parameters() if p.grad is not None}
 
 
 class Int8Weight(Tensor):

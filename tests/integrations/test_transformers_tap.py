@@ -98,9 +98,11 @@ def test_the_selection_bias_is_found_wherever_a_model_keeps_it(name):
 
 def test_recording_leaves_nothing_behind_and_can_leave_out_logits():
     model = zoo.build("mixtral")
+    before = [(set(vars(module)), module.forward.__func__) for module in model.modules()]
     with integration.tap(model, logits=False) as tape, torch.no_grad():
         model(IDS)
     assert [decision.logits for layer in tape.layers.values() for decision in layer.decisions] == [None, None]
+    assert [(set(vars(module)), module.forward.__func__) for module in model.modules()] == before
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
 
 

@@ -88,7 +88,7 @@ def test_a_repeated_expert_is_named_with_its_place(tmp_path):
     trace = spread(topk_ids=ids)
     found = findings(tmp_path, dataclasses.replace(trace, counts=recount(trace)))
     assert found["format: topk_ids"].sentence == (
-        "a token chooses an expert once, and does not at 1 places, first at layer 2, token 30"
+        "a token chooses an expert once, and does not at 1 place, first at layer 2, token 30"
     )
 
 

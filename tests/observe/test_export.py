@@ -111,6 +111,7 @@ def test_without_pyarrow_it_says_how_to_get_it(monkeypatch, tmp_path):
 
 
 def test_without_pandas_it_says_how_to_get_it(monkeypatch):
+    to_pandas(random_trace())  # From here on pyarrow remembers that there is one.
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(BackendError, match=r"^pandas is not installed; pip install 'headgate\[observe\]'$"):
         to_pandas(random_trace())

@@ -89,3 +89,36 @@ def test_layers_of_different_widths(tmp_path):
     assert (merged.topk_ids[0, :, 1] == -1).all()
     assert merged.counts.shape == (2, 5)
     assert merged.counts.sum(1).tolist() == [2, 4]
+
+
+def counts_of_stage(numbers, *, seed, **metadata):
+    """What an engine that keeps counts alone says of one pipeline stage."""
+    trace = random_trace(layers=numbers, full=False, seed=seed)
+    return dataclasses.replace(
+        trace,
+        topk_ids=trace.topk_ids[:, :0],
+        seq_offsets=torch.zeros(1, dtype=torch.int64),
+        metadata={"content": "counts", **metadata},
+    )
+
+
+def test_stages_that_kept_counts_alone(tmp_path):
+    stages = [counts_of_stage([3, 4], seed=1), counts_of_stage([0, 1, 2], seed=2)]
+    merge_files(open_all(tmp_path, stages), tmp_path / "all.safetensors", by="layers")
+    merged = load_trace(tmp_path / "all.safetensors")
+    assert merged.layer_index.tolist() == [0, 1, 2, 3, 4]
+    assert torch.equal(merged.counts, torch.cat([stages[1].counts, stages[0].counts]))
+    assert merged.num_tokens == 0
+
+
+def test_stages_of_different_models(tmp_path):
+    ranks = open_all(tmp_path, [counts_of_stage([0], seed=1, model="a"), counts_of_stage([1], seed=2, model="b")])
+    with pytest.raises(InputError, match=r"^trace 1 has model 'b', and trace 0 has 'a'; put traces of one model"):
+        merge_files(ranks, tmp_path / "all.safetensors", by="layers")
+
+
+def test_only_some_name_their_layers(tmp_path):
+    named = counts_of_stage([0], seed=1, layers=[{"path": "layers.0"}])
+    ranks = open_all(tmp_path, [named, counts_of_stage([1], seed=2)])
+    with pytest.raises(InputError, match=r"^only some of the traces name their layers; record all ranks alike$"):
+        merge_files(ranks, tmp_path / "all.safetensors", by="layers")

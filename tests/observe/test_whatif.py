@@ -112,6 +112,7 @@ def test_padding_is_left_out():
             "bias needs router_logits to choose from, and the trace has none",
         ),
         (trace_with_logits(), {"bias": torch.zeros(3, 6)}, r"bias.shape \(=\(3, 6\)\) must be \[L, E\] \(=\(2, 6\)\)"),
+        (trace_with_logits(), {"bias": torch.full((2, 6), float("nan"))}, "bias holds NaN or infinite numbers, which"),
         (
             dataclasses.replace(trace_with_logits(), metadata={}),
             {"bias": torch.zeros(2, 6)},
@@ -137,7 +138,14 @@ def test_the_command(tmp_path):
     result = invoke("replay", path, "--capacity", "1.0", "--drop", "score")
     assert result.exit_code == 0
     assert "weight kept" in result.stdout
-    assert invoke("replay", path, "-q").stdout == ""
+    assert invoke("replay", path, "--top-k", "1", "-q").stdout == ""
+    for options, said in (
+        ((), "what if what?"),
+        (("--top-k", "1", "--drop", "score"), "without --capacity nothing is"),
+    ):
+        result = invoke("replay", path, *options)
+        assert result.exit_code == 2
+        assert said in result.stderr
     found = json.loads(invoke("replay", path, "--bias", "0", "--json").stdout)
     assert [layer["overlap"] for layer in found] == [1.0, 1.0]
     (tmp_path / "bias.json").write_text(json.dumps([[0] * 6, [0, 0, 0, 10, 0, 0]]))

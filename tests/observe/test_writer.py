@@ -214,6 +214,10 @@ def test_a_damaged_index_says_so(tmp_path):
     with pytest.raises(ArtifactError, match=r"a-00001.safetensors is no shard of the same trace as .*a-00000"):
         open_trace(path)
     os.remove(tmp_path / "a-00000.safetensors")
+    damage(index, is_complete=False, num_shards=None)
+    with pytest.raises(ArtifactError, match=r"a.safetensors holds nothing yet: its writer is still at work, or was"):
+        open_trace(path)
+    index.write_text(good)
     with pytest.raises(ArtifactError, match=r"speaks of 2 shards, and there are 0 in a row; a-00000.safetensors is"):
         open_trace(path)
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import tiny_demo
-from headgate.demo.checkpoint import latest_checkpoint
 from headgate.demo.config import DemoConfig
 from headgate.demo.export import export_mixtral
 from headgate.demo.run import run_training
 from headgate.parallel import on_first_rank
+from headgate.parallel.checkpoint import latest_checkpoint
 
 
 def run(out: str, config: DemoConfig, *, resume: bool = False, stop_at: int | None = None) -> Any:

@@ -1,6 +1,7 @@
 """Processes that stay for the whole test session and run a test's function as the ranks of a gloo group.
 
-A start of Python and torch takes seconds; a call of processes that are there takes milliseconds.
+A start of Python and torch takes seconds, and is made once: all are forked from one process that has imported what
+they need, in milliseconds, and a call of processes that are there takes no longer.
 """
 
 from __future__ import annotations
@@ -13,15 +14,32 @@ from collections.abc import Callable
 from datetime import timedelta
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-COLLECTIVE_TIMEOUT_S = 30
+COLLECTIVE_TIMEOUT_S = 240
 # A rank whose peer failed sits in a collective; what it would say at last is not worth waiting for.
-GRACE_S = 2
+GRACE_S = 1
+# Installed packages alone: the process that is forked from does not know the folder of the tests.
+PRELOADED = [
+    "headgate.parallel",
+    "headgate.demo.run",
+    "headgate.integrations.transformers",
+    "torch.distributed.fsdp",
+    "torch._dynamo",
+    "transformers.models.mixtral.modeling_mixtral",
+]
+
+
+def forked() -> ForkServerContext:
+    """Make processes of a fork of one that has imported torch and headgate."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    return context
 
 
 class RanksError(AssertionError):
@@ -42,14 +60,14 @@ class Ranks:
         # Calls for the same number of ranks in a row share a group; each group meets at a file of its own.
         self._num_ranks, self._num_groups = 0, 0
 
-    def run(self, num_ranks: int, function: Callable[..., Any], *args: Any, timeout_s: float = 60) -> list[Any]:
+    def run(self, num_ranks: int, function: Callable[..., Any], *args: Any, timeout_s: float = 300) -> list[Any]:
         """Call `function(*args)` on every rank of a gloo group of `num_ranks`; return what each returned, by rank.
 
         Args:
             num_ranks: W.
             function: a function at the top of a module that can be imported (`parallel.NAME` for `tests/parallel`).
             args: the same for all; `dist.get_rank()` tells the ranks apart.
-            timeout_s: for all of it.
+            timeout_s: for all of it; long, for machines where much else runs.
 
         Raises:
             RanksError: a rank raised or did not answer; then all are replaced.
@@ -88,7 +106,7 @@ class Ranks:
         return answers
 
     def _start(self, rank: int) -> None:
-        context = get_context("spawn")
+        context = forked()
         ours, theirs = context.Pipe()
         worker = context.Process(target=serve, args=(rank, theirs), daemon=True)
         worker.start()
@@ -100,8 +118,9 @@ class Ranks:
         """End the processes; the next `run` starts others."""
         for pipe in self._pipes:
             pipe.close()
+        deadline = time.monotonic() + GRACE_S
         for worker in self._workers:
-            worker.join(GRACE_S)
+            worker.join(max(0.0, deadline - time.monotonic()))
             if worker.is_alive():
                 worker.kill()
                 worker.join()

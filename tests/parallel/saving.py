@@ -65,7 +65,7 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> l
         loss = (model(x + 0.1 * torch.randn(6, D)) - x.flip(-1)).square().mean()
         loss.backward()
         average_gradients(model)
-        clip_grad_norm_(model.parameters(), 1.0)
+        clip_grad_norm_(model, 1.0)
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())

@@ -1,6 +1,8 @@
 """The demo on several ranks is the demo: the same losses, the same trace, a checkpoint that one process can use."""
 
+import functools
 import json
+import shutil
 
 import pytest
 import torch
@@ -12,7 +14,6 @@ from headgate.demo.restore import load_run
 from headgate.observe.reader import load_trace
 from headgate.observe.writer import save_trace
 from parallel import demo_runs
-from parallel.ranks import RanksError
 
 STEPS = tiny_demo.TINY["steps"]
 # Float32 sums in another order differ by about sqrt(terms) * eps = sqrt(1000) * 1.2e-7 = 4e-6 of a value in each step,
@@ -28,23 +29,32 @@ def metrics(out):
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """A folder of the run of one process, by balance."""
-    folders = {}
 
+    @functools.cache
     def make(balance):
-        if balance not in folders:
-            folders[balance] = tmp_path_factory.mktemp(balance)
-            tiny_demo.run(folders[balance], tiny_demo.tiny_config(balance=balance))
-        return folders[balance]
+        out = tmp_path_factory.mktemp(balance)
+        tiny_demo.run(out, tiny_demo.tiny_config(balance=balance))
+        return out
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def together(ranks, tmp_path_factory):
+    """A folder of the run of several ranks, and the held-out loss that each was given, by their number and balance."""
+
+    @functools.cache
+    def make(num_ranks, balance):
+        out = tmp_path_factory.mktemp(balance) / "run"
+        return out, ranks.run(num_ranks, demo_runs.train, str(out), tiny_demo.tiny_config(balance=balance))
 
     return make
 
 
 @pytest.mark.parametrize(("num_ranks", "balance"), [(2, "switch"), (3, "bias")])
-def test_losses_and_the_trace_are_those_of_one_process(ranks, alone, tmp_path, num_ranks, balance):
-    whole = alone(balance)
-    out = tmp_path / "run"
+def test_losses_and_the_trace_are_those_of_one_process(alone, together, tmp_path, num_ranks, balance):
     # Two sequences in a batch: of three ranks, one has none.
-    losses = ranks.run(num_ranks, demo_runs.train, str(out), tiny_demo.tiny_config(balance=balance))
+    whole, (out, losses) = alone(balance), together(num_ranks, balance)
     for mine, theirs in zip(metrics(out), metrics(whole), strict=True):
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=RELATIVE)
         assert mine["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=RELATIVE)
@@ -64,20 +74,17 @@ def test_losses_and_the_trace_are_those_of_one_process(ranks, alone, tmp_path, n
     assert {path.name for path in out.iterdir()} == {path.name for path in whole.iterdir()}
 
 
-def test_a_run_in_two_parts_has_the_same_bits(ranks, tmp_path):
-    config = tiny_demo.tiny_config()
-    ranks.run(2, demo_runs.train, str(tmp_path / "a"), config)
-    assert ranks.run(2, demo_runs.train_in_two_parts, str(tmp_path / "b"), config, 7) == [7, 7]
-    assert metrics(tmp_path / "a") == metrics(tmp_path / "b")
-    assert (
-        json.loads((tmp_path / "a" / "summary.json").read_text())["loss"]
-        == (json.loads((tmp_path / "b" / "summary.json").read_text())["loss"])
-    )
+def test_a_run_in_two_parts_has_the_same_bits(ranks, together, tmp_path):
+    (out, _), parts = together(2, "switch"), tmp_path / "parts"
+    config = tiny_demo.tiny_config(balance="switch")
+    assert ranks.run(2, demo_runs.train_in_two_parts, str(parts), config, 7) == [7, 7]
+    assert metrics(parts) == metrics(out)
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (parts, out)]
+    assert summaries[0]["loss"] == summaries[1]["loss"]
 
 
-def test_one_process_restores_and_exports_what_ranks_trained(ranks, tmp_path):
-    out = tmp_path / "run"
-    ranks.run(2, demo_runs.train, str(out), tiny_demo.tiny_config(balance="switch"))
+def test_one_process_restores_and_exports_what_ranks_trained(ranks, together, tmp_path):
+    out, _ = together(2, "switch")
     _, model = load_run(out)
     assert model.layers[0].moe.experts.down_proj.shape == (4, 16, 8)
     ranks.run(2, demo_runs.export, str(out), str(tmp_path / "by-ranks"))
@@ -90,9 +97,19 @@ def test_one_process_restores_and_exports_what_ranks_trained(ranks, tmp_path):
     )
 
 
-def test_ranks_do_not_go_on_with_a_run_of_one_process(ranks, alone):
-    out = alone("switch")
-    with pytest.raises(
-        RanksError, match=r"was written by one process, and this run has 2 ranks; go on with it without"
-    ):
-        ranks.run(2, demo_runs.go_on, str(out), tiny_demo.tiny_config(balance="switch"))
+def test_ranks_go_on_with_a_run_of_one_process(ranks, alone, tmp_path):
+    whole, out, config = alone("bias"), tmp_path / "run", tiny_demo.tiny_config(balance="bias")
+    assert tiny_demo.run(out, config, stop_at=7).step == 7
+    ranks.run(3, demo_runs.go_on, str(out), config)
+    for mine, theirs in zip(metrics(out), metrics(whole), strict=True):
+        assert mine["loss"] == pytest.approx(theirs["loss"], rel=RELATIVE)
+        assert mine["learning_rate"] == theirs["learning_rate"]
+        assert mine["expert_counts"] == theirs["expert_counts"]
+
+
+def test_ranks_measure_what_one_process_has_trained(ranks, alone, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(alone("switch"), out)
+    before = json.loads((out / "summary.json").read_text())
+    ranks.run(2, demo_runs.go_on, str(out), tiny_demo.tiny_config(balance="switch"))
+    assert json.loads((out / "summary.json").read_text())["loss"] == pytest.approx(before["loss"], rel=RELATIVE)

@@ -1,6 +1,5 @@
 """A rank that is killed, hangs or raises: the others end in time, and name it. Real processes, real signals."""
 
-import multiprocessing
 from datetime import timedelta
 
 import pytest
@@ -9,6 +8,7 @@ import torch.distributed as dist
 from headgate.errors import InputError
 from headgate.parallel.failures import Board, explain_blame, name_failed_ranks
 from parallel import faults
+from parallel.ranks import forked
 
 NUM_RANKS = 3
 # Twice the timeout covers a slow machine; a hang would take for ever.
@@ -20,17 +20,9 @@ SAYS = {
 }
 
 
-@pytest.fixture(scope="module")
-def context():
-    """Processes forked from one that has imported torch: they start in milliseconds."""
-    context = multiprocessing.get_context("forkserver")
-    # The forkserver looks for installed packages alone.
-    context.set_forkserver_preload(["headgate.parallel"])
-    return context
-
-
 @pytest.mark.parametrize("kind", ["killed", "stopped", "raised"])
-def test_the_others_end_in_time_and_name_the_rank(context, tmp_path, kind):
+def test_the_others_end_in_time_and_name_the_rank(tmp_path, kind):
+    context = forked()
     processes = [
         context.Process(target=faults.exchange_until_failure, args=(rank, NUM_RANKS, str(tmp_path), kind), daemon=True)
         for rank in range(NUM_RANKS)

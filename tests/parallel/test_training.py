@@ -22,13 +22,14 @@ def assert_same_losses(losses: list[float], whole: list[float]) -> None:
     assert max(abs(a - b) for a, b in zip(losses, whole, strict=True)) <= TOLERANCE
 
 
-@pytest.mark.parametrize("arrangement", ["ddp", "fsdp"])
+# Three ranks have 3, 3 and 2 of the 8 sequences.
+@pytest.mark.parametrize(("num_ranks", "arrangement"), [(1, "ddp"), (2, "ddp"), (2, "fsdp"), (3, "ddp")])
 @pytest.mark.parametrize("name", list(RECIPES))
-def test_two_ranks_train_as_one(ranks, name, arrangement):
+def test_ranks_train_as_one_process(ranks, name, num_ranks, arrangement):
     recipe = RECIPES[name]
-    both = ranks.run(2, train_twice, recipe, arrangement)
+    all_ranks = ranks.run(num_ranks, train_twice, recipe, arrangement)
     whole = train_whole(recipe, steps=STEPS, dtype=torch.float32)
-    for first, second in both:
+    for first, second in all_ranks:
         assert first == second
         assert_same_losses(first, whole)
 
@@ -105,28 +106,49 @@ def test_autocast_is_that_of_one_process(ranks, name):
 @pytest.mark.parametrize("norm_type", [2.0, float("inf")])
 @pytest.mark.parametrize("arrangement", ["ddp", "fsdp"])
 def test_clipping_goes_by_the_norm_of_one_process(ranks, arrangement, norm_type):
-    model = run_whole("top-2")
-    whole = torch.nn.utils.get_total_norm([p.grad for p in model.parameters()], norm_type).item()
-    limit = whole / 4
-    for norm, left in ranks.run(2, training.clip, arrangement, norm_type, limit):
+    whole = whole_norm(norm_type)
+    for norm, left in ranks.run(2, training.clip, arrangement, norm_type, whole / 4):
         assert norm == pytest.approx(whole, rel=1e-5)
-        assert left == pytest.approx(limit, rel=1e-4)
+        assert left == pytest.approx(whole / 4, rel=1e-4)
 
 
-def test_clipping_on_a_mesh_of_two_dimensions(ranks):
-    model = run_whole("top-2", num_batches=2)
-    whole = torch.nn.utils.get_total_norm([p.grad for p in model.parameters()]).item()
-    limit = whole / 4
-    for norm, left in ranks.run(4, training.clip, "fsdp_2d", 2.0, limit):
+REPLICATED = {
+    "ddp, all on two": ("ddp", [list(range(8)), list(range(8))]),
+    "ddp, some on three": ("ddp", [[0, 1, 2, 3, 7], [4, 5, 6, 7, 0], [7, 2, -1, -1, -1]]),
+    "fsdp, some on two": ("fsdp", [[0, 1, 2, 3, 7], [4, 5, 6, 7, 0]]),
+}
+
+
+@pytest.mark.parametrize("norm_type", [2.0, float("inf")])
+@pytest.mark.parametrize(("arrangement", "slots"), REPLICATED.values(), ids=REPLICATED)
+def test_an_expert_with_replicas_counts_once(ranks, arrangement, slots, norm_type):
+    whole = whole_norm(norm_type)
+    for norm, left in ranks.run(len(slots), training.clip, arrangement, norm_type, whole / 4, slots):
         assert norm == pytest.approx(whole, rel=1e-5)
-        assert left == pytest.approx(limit, rel=1e-4)
+        assert left == pytest.approx(whole / 4, rel=1e-4)
+
+
+@pytest.mark.parametrize("slots", [None, REPLICATED["fsdp, some on two"][1]], ids=["dealt", "with replicas"])
+def test_clipping_on_a_mesh_of_two_dimensions(ranks, slots):
+    whole = whole_norm(2.0, num_batches=2)
+    for norm, left in ranks.run(4, training.clip, "fsdp_2d", 2.0, whole / 4, slots):
+        assert norm == pytest.approx(whole, rel=1e-5)
+        assert left == pytest.approx(whole / 4, rel=1e-4)
+
+
+def whole_norm(norm_type, num_batches=1):
+    """Of one process's gradients."""
+    gradients = [parameter.grad for parameter in run_whole("top-2", num_batches).parameters()]
+    return torch.nn.utils.get_total_norm(gradients, norm_type).item()
 
 
 def test_clipping_refuses_a_norm_that_is_not_positive_and_takes_no_gradients():
-    weight = torch.nn.Parameter(torch.zeros(2))
+    model = torch.nn.Linear(2, 2)
     with pytest.raises(InputError, match=r"max_norm \(=0\.0\) must be positive; 1\.0 is usual"):
-        clip_grad_norm_([weight], 0.0)
-    assert clip_grad_norm_([weight], 1.0).item() == 0.0
+        clip_grad_norm_(model, 0.0)
+    with pytest.raises(InputError, match=r"norm_type \(=0\.0\) must be positive; 2\.0 is usual"):
+        clip_grad_norm_(model, 1.0, norm_type=0.0)
+    assert clip_grad_norm_(model, 1.0).item() == 0.0
 
 
 @pytest.mark.parametrize("kind", ["foreach", "fused"])

@@ -5,9 +5,11 @@ import statistics
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from compare import assert_close
 from headgate.integrations.transformers.gates import WEIGHT_NAMES
+from headgate.parallel import latest_checkpoint, load_checkpoint
 from integrations import zoo
 from parallel import transformers_models as models
 
@@ -17,6 +19,7 @@ INSIDE = [name for name in zoo.architectures() if zoo.is_in_interface(name)]
 # The longest chain of sums, as in the sweep of architectures, there and back.
 TERMS = 2 * zoo.NUM_LAYERS * (12 * zoo.D_MODEL + 2 * zoo.D_FF)
 UNEQUAL = np.array([[[7, 2, 0, -1, -1], [3, 1, -1, -1, -1], [4, 5, 6, 0, 2]]])
+REPLICATED = np.array([[[7, 2, 0, 5, 1], [3, 4, 6, 0, 2]]])
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -80,8 +83,54 @@ def test_generation_keeps_the_ranks_in_step(ranks, lengths):
 
 
 @pytest.mark.parametrize("name", INSIDE)
-def test_every_architecture_of_the_interface(ranks, name):
-    check(name, ranks.run(2, models.run_on_rank, name))
+def test_every_architecture_of_the_interface(ranks, tmp_path, name):
+    check(name, ranks.run(2, models.run_on_rank, name, None, 1, str(tmp_path / "ranks")))
+    models.build(name).save_pretrained(tmp_path / "alone")
+    require_same_files(tmp_path / "ranks", tmp_path / "alone")
+
+
+def require_same_files(found, wanted):
+    """The same tensors in one file, the same configuration."""
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (found, wanted))
+    assert ours.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        assert torch.equal(ours[name], tensor), name
+    assert {path.name for path in found.iterdir()} == {path.name for path in wanted.iterdir()}
+    assert (found / "config.json").read_bytes() == (wanted / "config.json").read_bytes()
+
+
+# Mixtral's experts are published one by one, those of gpt-oss stacked.
+@pytest.mark.parametrize(("name", "slots"), [("mixtral", REPLICATED), ("gpt_oss", None)])
+def test_a_tuned_model_is_saved_and_goes_on_anywhere(ranks, tmp_path, name, slots):
+    checkpoints, folder = tmp_path / "checkpoints", tmp_path / "model"
+    folder.mkdir()
+    (folder / "model.safetensors.index.json").write_text("{}")  # of an older save in several files
+    ranks.run(2, models.tune_and_save, name, str(checkpoints), str(folder), slots)
+    path = latest_checkpoint(checkpoints)
+    whole = models.load_tuned(name, str(path))
+    assert sum(key.startswith("optimizer.") for key in whole) > sum(key.startswith("model.") for key in whole)
+    for result in ranks.run(3, models.load_tuned, name, str(path), UNEQUAL):
+        assert result.keys() == whole.keys()
+        for key, value in result.items():
+            parts = value.items() if isinstance(value, dict) else [(..., value)]
+            assert all(torch.equal(part, whole[key][place]) for place, part in parts), key
+    tuned = models.build(name)
+    load_checkpoint(path, tuned)
+    tuned.save_pretrained(tmp_path / "alone")
+    require_same_files(folder, tmp_path / "alone")
+    assert not torch.equal(tuned.state_dict()["lm_head.weight"], models.build(name).state_dict()["lm_head.weight"])
+
+
+def test_what_fsdp_has_sharded_besides_is_saved_whole(ranks, tmp_path):
+    ranks.run(2, models.save_fully_sharded, str(tmp_path / "ranks"))
+    models.build("mixtral").save_pretrained(tmp_path / "alone")
+    require_same_files(tmp_path / "ranks", tmp_path / "alone")
+
+
+def test_experts_of_a_running_model_move(ranks):
+    answers = ranks.run(3, models.move_and_measure, "mixtral", UNEQUAL)
+    check("mixtral", [result for result, _ in answers])
+    assert all(num_rows > 0 for _, num_rows in answers)
 
 
 def test_what_cannot_be_spread_is_refused_on_every_rank(ranks):
@@ -108,6 +157,6 @@ def test_ranks_with_different_models_are_refused_and_named(ranks):
         assert "on rank 1) must be the same on all ranks" in message
 
 
-def test_saving_a_part_as_the_whole_is_refused(ranks):
-    for message in ranks.run(2, models.save_on_rank):
-        assert message.startswith("save_pretrained can't put together experts that are spread over ranks; save each")
+def test_what_saving_cannot_keep_is_refused(ranks):
+    for message in ranks.run(2, models.refuse_saving):
+        assert message.startswith("save_pretrained's max_shard_size (given) can't be kept where experts are spread")

@@ -39,6 +39,15 @@ def test_each_rank_reads_its_own_experts(ranks, tmp_path, whole):
     assert sum(number for _, _, number in results) == num_expert_tensors
 
 
+@pytest.mark.parametrize("num_ranks", [1, 3])
+def test_stacked_experts_are_one_tensor_in_the_file(ranks, tmp_path, num_ranks):
+    path = tmp_path / "model.safetensors"
+    assert ranks.run(num_ranks, weight_files.write_and_read_stacked, str(path)) == [True] * num_ranks
+    found, wanted = load_file(path), model_tensors(weight_files.make_model(0)[0])
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in found.items())
+
+
 def test_a_full_disk_leaves_the_older_file(ranks, tmp_path):
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"older")

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 import torch.distributed as dist
-from support.parallel_run import RECIPES, Arrangement, Recipe, arrange, loss_of, make_model, make_tokens, train_on_rank
+from support.parallel_run import (
+    RECIPES,
+    Arrangement,
+    E,
+    Recipe,
+    arrange,
+    loss_of,
+    loss_of_part,
+    make_model,
+    make_tokens,
+    train_on_rank,
+)
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
 import headgate
+from headgate.layout import ExpertLayout
 from headgate.parallel import clip_grad_norm_, group_by_mesh
 
 STEPS = 4
@@ -24,7 +39,7 @@ def train_twice(recipe: Recipe, arrangement: Arrangement) -> tuple[list[float], 
 def own_tokens(num_batches: int = 1) -> list[Tensor]:
     """This rank's part of each batch of the first step."""
     parts = make_tokens(0).chunk(num_batches)
-    return [part.chunk(dist.get_world_size())[dist.get_rank()] for part in parts]
+    return [part.tensor_split(dist.get_world_size())[dist.get_rank()] for part in parts]
 
 
 def arranged(name: str, arrangement: Arrangement, dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -83,11 +98,16 @@ def autocast(name: str) -> tuple[float, bool]:
     return mean.item(), all(bool(g.isfinite().all()) for g in whole_gradients(model).values())
 
 
-def clip(arrangement: Arrangement, norm_type: float, limit: float) -> tuple[float, float]:
-    """The norm of all gradients, and what clipping left of it."""
-    model = arranged("top-2", arrangement)
-    loss_of(model, own_tokens()[0]).backward()
-    norms = [clip_grad_norm_(model.parameters(), limit, norm_type=norm_type).item() for _ in range(2)]
+def clip(
+    arrangement: Arrangement, norm_type: float, limit: float, slots: Sequence[Sequence[int]] | None = None
+) -> tuple[float, float]:
+    """The norm of all gradients, and what clipping left of it; experts where `slots` [W][S] has them, None = dealt."""
+    layout = None
+    if slots is not None:
+        layout = ExpertLayout(device_experts=np.array([slots], dtype=np.int64), num_experts=E)
+    model = arrange(make_model(RECIPES["top-2"], torch.float32), arrangement, layout)
+    loss_of_part(model, own_tokens()[0], dist.get_world_size()).backward()
+    norms = [clip_grad_norm_(model, limit, norm_type=norm_type).item() for _ in range(2)]
     return norms[0], norms[1]
 
 

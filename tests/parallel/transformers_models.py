@@ -9,13 +9,25 @@ import torch.distributed as dist
 from support.memory import peak_growth_bytes
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from transformers import MixtralConfig, MixtralForCausalLM
 
-from headgate.errors import BackendError
+from headgate.errors import InputError
 from headgate.integrations.transformers import expert_parallel, load_expert_parallel
-from headgate.integrations.transformers.parallel import spread_of
 from headgate.integrations.transformers.sites import find_sites
 from headgate.layout import ExpertLayout
+from headgate.parallel import (
+    average_gradients,
+    group_by_mesh,
+    load_checkpoint,
+    measure_traffic,
+    relayout,
+    save_checkpoint,
+)
+from headgate.parallel.logical import LogicalExperts
+from headgate.parallel.spread import spread_of
+from headgate.parallel.state import tensors_of
 from integrations import zoo
 
 Result = dict[str, Any]
@@ -68,11 +80,13 @@ def run_whole(name: str, num_ranks: int) -> Result:
     return {"outputs": outputs, "grads": grads}
 
 
-def run_on_rank(name: str, slots: Any = None, num_nodes: int = 1) -> Result:
-    """This rank's output and gradients; those of experts by (parameter, expert)."""
+def run_on_rank(name: str, slots: Any = None, num_nodes: int = 1, save_in: str | None = None) -> Result:
+    """This rank's output and gradients; those of experts by (parameter, expert). And save the model, where asked to."""
     num_ranks = dist.get_world_size()
     layout = None if slots is None else ExpertLayout(device_experts=slots, num_experts=zoo.NUM_EXPERTS)
     model = expert_parallel(build(name), make_mesh(num_nodes), layout, average_gradients=False)
+    if save_in is not None:
+        model.save_pretrained(save_in)
     return measure(model, make_inputs(name, num_ranks)[dist.get_rank()])
 
 
@@ -96,14 +110,65 @@ def measure(model: nn.Module, inputs: dict[str, Tensor]) -> Result:
     return {"output": output, "grads": grads, "of_experts": of_experts}
 
 
-def save_on_rank() -> str:
-    """The message of what `save_pretrained` raises."""
+def refuse_saving() -> str:
+    """The message of what `save_pretrained` raises for an option that it can't keep."""
     model = expert_parallel(build("mixtral"), make_mesh())
     try:
-        model.save_pretrained("nowhere")
-    except BackendError as error:
+        model.save_pretrained("nowhere", max_shard_size="1GB")
+    except InputError as error:
         return str(error)
     return "not refused"
+
+
+def tune_and_save(name: str, checkpoints: str, folder: str, slots: Any = None) -> None:
+    """A step of AdamW, then a checkpoint, then the published layout."""
+    model, optimizer = make_tuned(name, slots)
+    inputs = make_inputs(name, dist.get_world_size())[dist.get_rank()]
+    train_once(model, inputs)
+    average_gradients(model)
+    optimizer.step()
+    save_checkpoint(checkpoints, model, optimizer, step=1)
+    model.save_pretrained(folder)
+
+
+def save_fully_sharded(folder: str) -> None:
+    """Experts over ranks, and all else sharded by FSDP2 over the same ones."""
+    model = expert_parallel(build("mixtral"), make_mesh())
+    experts = {parameter for parameter in model.parameters() if isinstance(parameter.data, DTensor)}
+    fully_shard(model, mesh=make_mesh(), ignored_params=experts)
+    model.save_pretrained(folder)
+
+
+def make_tuned(name: str, slots: Any = None) -> tuple[Any, torch.optim.Optimizer]:
+    """A model with its experts spread where there are ranks, and an optimizer."""
+    model = build(name)
+    if dist.is_initialized():
+        layout = None if slots is None else ExpertLayout(device_experts=slots, num_experts=zoo.NUM_EXPERTS)
+        model = expert_parallel(model, make_mesh(), layout)
+    groups = [{"params": group} for group in group_by_mesh(model.parameters())]
+    return model, torch.optim.AdamW(groups, lr=0.1)
+
+
+def load_tuned(name: str, path: str, slots: Any = None) -> dict[str, Any]:
+    """What a checkpoint brings back: each tensor, or this rank's experts of it by their ids."""
+    model, optimizer = make_tuned(name, slots)
+    load_checkpoint(path, model, optimizer)
+    return {key: rows_of(tensor) for key, tensor in tensors_of(model, optimizer).items()}
+
+
+def rows_of(tensor: Tensor) -> Any:
+    if isinstance(tensor, LogicalExperts):
+        return {expert: tensor.rows[row].clone() for expert, row in tensor.row_of_expert.items()}
+    return tensor.clone()
+
+
+def move_and_measure(name: str, slots: Any) -> tuple[Result, int]:
+    """The outcome of a model whose experts were moved after it was spread; and the rows that it then sent."""
+    model = expert_parallel(build(name), make_mesh(), average_gradients=False)
+    relayout(model, ExpertLayout(device_experts=slots, num_experts=zoo.NUM_EXPERTS))
+    with measure_traffic(model) as traffic:
+        result = measure(model, make_inputs(name, dist.get_world_size())[dist.get_rank()])
+    return result, sum(sum(each.rows_sent) for passes in traffic.values() for each in passes)
 
 
 def generate_on_rank(name: str, lengths: tuple[int, ...]) -> list[int]:

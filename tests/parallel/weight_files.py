@@ -10,6 +10,7 @@ from headgate.demo.shares import spread_experts
 from headgate.parallel.state import model_tensors
 from headgate.parallel.weights import read_safetensors, write_safetensors
 from parallel import saving
+from parallel.layers import to_local
 from tiny_demo import tiny_config
 
 
@@ -39,6 +40,16 @@ def read(path):
         all(torch.equal(tensor, right[name]) for name, tensor in tensors.items()),
         sum(".experts." in name for name in tensors),
     )
+
+
+def write_and_read_stacked(path):
+    """Whether another model has the first one's weights after reading what that wrote, experts stacked."""
+    model, _ = make_model(0)
+    other, _ = make_model(1)
+    write_safetensors(path, model_tensors(model))
+    read_safetensors(path, model_tensors(other))
+    pairs = zip(model.parameters(), other.parameters(), strict=True)
+    return all(torch.equal(to_local(a.detach()), to_local(b.detach())) for a, b in pairs)
 
 
 def write_on_a_full_disk(path):

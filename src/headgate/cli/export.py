@@ -50,6 +50,7 @@ def export(
     else:
         export_trace(opened[0], out)
     if json:
-        print_json({"out": str(out), "num_tokens": sum(trace.num_tokens for trace in opened)})
+        counted = opened[:1] if by is MergeOption.LAYERS else opened
+        print_json({"out": str(out), "num_tokens": sum(trace.num_tokens for trace in counted)})
     elif not quiet:
         note_console().print(f"Wrote {out}.", markup=False, soft_wrap=True)

@@ -192,5 +192,7 @@ def parse_layers(text: str) -> tuple[int, ...]:
             raise typer.BadParameter(f"{part!r} is no layer and no range, as in 1-26", param_hint="--layers")
         if int(last or first) > 100_000:
             raise typer.BadParameter(f"{part!r} is more than any model has", param_hint="--layers")
+        if int(last or first) < int(first):
+            raise typer.BadParameter(f"{part!r} runs backwards; name the lower layer first", param_hint="--layers")
         layers += range(int(first), int(last or first) + 1)
     return tuple(layers)

@@ -69,7 +69,7 @@ def inspect(
 
 def print_inspection(inspection: Inspection, console: Console) -> None:
     """Print the model in a line and each kind of layer as a table."""
-    routed, total = len(inspection.layers), inspection.num_layers
+    routed, total = len({layer.layer_index for layer in inspection.layers}), inspection.num_layers
     where = f"{routed} of {number_of(total, 'layer')}" if total else number_of(routed, "layer")
     console.print(
         Text.assemble((inspection.name, "bold"), f"  {inspection.class_name} ({inspection.model_type}), "),
@@ -85,7 +85,8 @@ def _layer_table(layer: InspectedLayer, places: list[int]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, title=None, show_header=False, pad_edge=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column()
-    table.add_row("layers", f"{_layers(places)} ({layer.class_name})")
+    several = f", {len(places)} in all" if len(set(places)) < len(places) else ""
+    table.add_row("layers", f"{_layers(places)} ({layer.class_name}{several})")
     table.add_row("experts", f"{_experts(layer)}, {_billions(layer.num_parameters)} parameters a layer")
     table.add_row("router", layer.words or "no formula")
     if layer.symbols:
@@ -103,7 +104,8 @@ def _experts(layer: InspectedLayer) -> str:
 
 
 def _layers(places: list[int]) -> str:
-    """Runs of numbers: 0-2, 5."""
+    """Runs of numbers: 0-2, 5. A layer that has experts in several places is named once."""
+    places = sorted(set(places))
     ends = [i for i, (one, other) in enumerate(pairwise(places)) if other != one + 1] + [len(places) - 1]
     begins = [0, *(end + 1 for end in ends[:-1])]
     runs = [(places[begin], places[end]) for begin, end in zip(begins, ends, strict=True)]

@@ -34,7 +34,9 @@ def replay(
     capacity: Annotated[
         float | None, typer.Option(metavar="FACTOR", help="Rows an expert takes at most, in even shares.")
     ] = None,
-    drop: Annotated[DropOption, typer.Option(help="Who gets in first.")] = DropOption.POSITION,
+    drop: Annotated[
+        DropOption | None, typer.Option(help="With --capacity: who gets in first; default: position.")
+    ] = None,
     bias: Annotated[
         str | None,
         typer.Option(metavar="0|FILE", help="Choose again with this selection bias: 0, or a JSON list [L][E]."),
@@ -50,6 +52,10 @@ def replay(
     from headgate.observe.reader import open_trace
     from headgate.observe.whatif import what_if
 
+    if top_k is None and capacity is None and bias is None:
+        raise typer.BadParameter("one of these is needed: what if what?", param_hint="--top-k, --capacity or --bias")
+    if drop is not None and capacity is None:
+        raise typer.BadParameter("without --capacity nothing is dropped; give one", param_hint="--drop")
     opened = open_trace(trace)
     rules: dict[DropOption, DropRule] = {
         DropOption.POSITION: "position",
@@ -58,7 +64,7 @@ def replay(
         DropOption.BATCH_PRIORITISED: "batch_prioritised",
     }
     wanted = None if bias is None else _read_bias(bias, opened)
-    found = what_if(opened, top_k=top_k, capacity=capacity, drop_rule=rules[drop], bias=wanted)
+    found = what_if(opened, top_k=top_k, capacity=capacity, drop_rule=rules[drop or DropOption.POSITION], bias=wanted)
     if json:
         print_json([layer.to_dict() for layer in found])
     elif not quiet:

@@ -122,7 +122,8 @@ def _memory(report: SizeReport) -> Table:
     table.add_row("weights, sharded by tensor parallelism", _bytes(rank.sharded_bytes))
     table.add_row("weights, replicated", _bytes(rank.replicated_bytes))
     table.add_row("weights, experts", _bytes(rank.experts_bytes))
-    kept = f"{number_of(load.context, 'token')} of {number_of(load.batch, 'sequence')}"
+    sequences = number_of(ranks.share_of(load.batch), "sequence")
+    kept = f"{number_of(load.context, 'token')} of {sequences}{'' if ranks.data == 1 else f' of {load.batch}'}"
     table.add_row(f"cache ({kinds or 'none'}), {kept}", _bytes(rank.cache_bytes))
     table.add_row("activations of a step, at most", _bytes(rank.activation_bytes))
     if load.capacity is not None:
@@ -142,7 +143,7 @@ def _work(report: SizeReport) -> Table:
     if report.workload.parallel.expert > 1 and report.shape.routed:
         mean = sum(report.routes.ranks) / len(report.routes.ranks)
         table.add_row("ranks of a token", f"{mean:.2f} of {report.workload.parallel.expert}, each sent to once")
-        table.add_row("sent in a step", _bytes(decode["exchanged_bytes"]))
+        table.add_row("sent in a step", f"{_bytes(decode['exchanged_bytes'])} by all ranks together")
     return table
 
 
@@ -199,7 +200,7 @@ def _speed_facts(report: SizeReport, expected: ExpectedStep | None) -> Table:
     table.add_row("a step of decoding", f"at least {_seconds(speed.decode.time_s)}, bound by {speed.decode.bound}")
     table.add_row("", _tokens(report, speed))
     table.add_row(
-        f"prompts of {number_of(load.context, 'token')}",
+        f"{number_of(load.batch, 'prompt')} of {number_of(load.context, 'token')}",
         f"at least {_seconds(speed.prefill.time_s)}, bound by {speed.prefill.bound}; "
         f"at most {_rate(speed.prompt_tokens_per_s)} tokens/s",
     )

@@ -130,6 +130,8 @@ def _check_out(out: Path, *, resume: bool, force: bool) -> None:
     """Refuse, before a model is loaded, what could not be written in the end."""
     from headgate.observe.shards import existing_files
 
+    if out.suffix != ".safetensors":
+        raise InputError(f"--out (={out}) must end in .safetensors, which is how a trace is known; add it")
     if resume and force:
         raise InputError("--force overwrites what --resume would go on with; leave one of them out")
     if existing_files(out) and not (resume or force):

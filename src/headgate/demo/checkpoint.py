@@ -1,6 +1,7 @@
 """Checkpoints that survive a kill at any moment: a folder appears complete, under its name, or not at all.
 
-Runs on several ranks have those of `headgate.parallel.checkpoint`, under the same names. A run of one process has
+Runs on several ranks write those of `headgate.parallel.checkpoint`, under the same names. A run of one process writes
+safetensors, and either goes on from the other's:
 
 checkpoints/step-00000100/
 model.safetensors
@@ -24,16 +25,20 @@ from safetensors.torch import load as decode
 from safetensors.torch import save as encode
 from torch import Tensor, nn
 
-from headgate.demo.config import differing_fields
+from headgate.demo.config import DemoConfig, differing_fields
+from headgate.demo.model import DemoModel
+from headgate.demo.train import make_optimizer
 from headgate.errors import ArtifactError
 from headgate.files import explain_os_errors, sync_folder, write_synced
+from headgate.parallel.checkpoint import checkpoint_paths, remove_older
 from headgate.parallel.checkpoint import load_checkpoint as load_parallel
 from headgate.parallel.checkpoint import save_checkpoint as save_parallel
 from headgate.parallel.launch import num_ranks
+from headgate.parallel.logical import LogicalExperts
+from headgate.parallel.state import optimizer_settings, set_optimizer_settings, tensors_of
 
 _FORMAT = "headgate-demo-checkpoint"
 _FORMAT_VERSION = 1
-_PREFIX = "step-"
 _OF_RANKS = ".metadata"
 """The file that only torch.distributed.checkpoint writes."""
 
@@ -70,8 +75,7 @@ def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
     """
     if num_ranks() > 1:
         return save_parallel(folder, model, optimizer, step=state.step, values={"config": state.config})
-    final = folder / f"{_PREFIX}{state.step:08d}"
-    partial = folder / f".{final.name}.partial"
+    final, partial = checkpoint_paths(folder, state.step)
     with explain_os_errors("write checkpoint", final):
         folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
@@ -85,14 +89,8 @@ def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         sync_folder(folder)
-    _remove_older(folder, final)
+    remove_older(final)
     return final
-
-
-def latest_checkpoint(folder: Path) -> Path | None:
-    """Return the newest complete checkpoint, or None."""
-    found = sorted(folder.glob(f"{_PREFIX}*")) if folder.is_dir() else []
-    return found[-1] if found else None
 
 
 def load_checkpoint(
@@ -117,9 +115,50 @@ def load_checkpoint(
         require_same_config(path, resumed.values["config"], config)
         return resumed.step
     if num_ranks() > 1:
-        raise ArtifactError(
-            f"{path} was written by one process, and this run has {num_ranks()} ranks; go on with it without torchrun"
-        )
+        return _load_share(path, model, optimizer, config)
+    return _load_whole(path, model, optimizer, config)
+
+
+def load_model(path: Path, model: nn.Module) -> None:
+    """Put a checkpoint's model into one that holds all experts, on this process alone.
+
+    Raises:
+        ArtifactError: it can't be read.
+    """
+    if (path / _OF_RANKS).exists():
+        load_parallel(path, model, alone=True)
+    else:
+        model.load_state_dict(_read(path)[1])
+
+
+def _load_whole(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, config: Mapping[str, Any]) -> int:
+    """Put one process's checkpoint into one process's model; return the steps done."""
+    state, model_tensors, optimizer_tensors = _read(path)
+    require_same_config(path, state["config"], config)
+    model.load_state_dict(model_tensors)
+    optimizer.load_state_dict(_join_optimizer_state(optimizer_tensors, state["param_groups"]))
+    _set_random_states(optimizer_tensors)
+    step: int = state["step"]
+    return step
+
+
+def _load_share(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, config: Mapping[str, Any]) -> int:
+    """Take this rank's part of one process's checkpoint; its random numbers go on as they were."""
+    of_run = DemoConfig.from_dict(config)
+    with torch.random.fork_rng():
+        whole = DemoModel(of_run.model).to(of_run.training.device)
+        its_optimizer = make_optimizer(whole, of_run.training)
+        step = _load_whole(path, whole, its_optimizer, config)
+    with torch.no_grad():
+        source = tensors_of(whole, its_optimizer)
+        for name, tensor in tensors_of(model, optimizer).items():
+            (tensor.fill if isinstance(tensor, LogicalExperts) else tensor.copy_)(source[name])
+    set_optimizer_settings(model, optimizer, optimizer_settings(whole, its_optimizer))
+    return step
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
+    """The state of one process's checkpoint, and the tensors of its model and of its optimizer."""
     with explain_os_errors("read checkpoint", path):
         try:
             state = json.loads((path / "state.json").read_text(encoding="utf-8"))
@@ -129,12 +168,7 @@ def load_checkpoint(
             raise ArtifactError(f"{path} is damaged ({error}); start the run again in another folder") from error
     if (state.get("format"), state.get("version")) != (_FORMAT, _FORMAT_VERSION):
         raise ArtifactError(f"{path} is not a checkpoint of this version of the demo; use the Headgate that wrote it")
-    require_same_config(path, state["config"], config)
-    model.load_state_dict(model_tensors)
-    optimizer.load_state_dict(_join_optimizer_state(optimizer_tensors, state["param_groups"]))
-    _set_random_states(optimizer_tensors)
-    step: int = state["step"]
-    return step
+    return state, model_tensors, optimizer_tensors
 
 
 def require_same_config(path: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
@@ -204,10 +238,3 @@ def _set_random_states(tensors: Mapping[str, Tensor]) -> None:
     torch.set_rng_state(tensors["random.cpu"])
     if "random.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["random.cuda"])
-
-
-def _remove_older(folder: Path, newest: Path) -> None:
-    """Remove what a complete checkpoint has made useless. What can't be removed does no harm."""
-    for path in [*folder.glob(f"{_PREFIX}*"), *folder.glob(f".{_PREFIX}*")]:
-        if path != newest:
-            shutil.rmtree(path, ignore_errors=True)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headgate.demo.checkpoint import latest_checkpoint, load_checkpoint
+from headgate.demo.checkpoint import load_checkpoint
 from headgate.demo.config import DemoConfig, ModelConfig, expert_width, router_spec
 from headgate.demo.folder import CHECKPOINTS, CONFIG, TOKENIZER, read_json, write_json
 from headgate.demo.model import DemoModel
@@ -18,6 +18,7 @@ from headgate.demo.tokenizer import END, END_ID
 from headgate.demo.train import make_optimizer
 from headgate.errors import ArtifactError, SpecError
 from headgate.files import explain_os_errors, replace_file
+from headgate.parallel.checkpoint import latest_checkpoint
 from headgate.parallel.launch import on_first_rank
 from headgate.parallel.logical import LogicalExperts
 from headgate.parallel.state import model_tensors

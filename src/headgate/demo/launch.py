@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.text import Text
 
 from headgate.demo import folder
-from headgate.demo.checkpoint import latest_checkpoint
 from headgate.demo.compare import arm_configs, comparison, print_comparison, summarise_arm
 from headgate.demo.config import DemoConfig, ModelConfig, router_spec, usual_balance
 from headgate.demo.corpus import unigram_loss
@@ -24,6 +23,7 @@ from headgate.demo.tokenizer import token_strings
 from headgate.demo.view import Show, format_duration, open_view, show_nothing
 from headgate.demo.walk import choose_token, route_passage, walk_token
 from headgate.nn import MoE
+from headgate.parallel.checkpoint import latest_checkpoint
 from headgate.parallel.launch import on_first_rank
 from headgate.wording import number_of
 

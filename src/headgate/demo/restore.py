@@ -7,11 +7,12 @@ from pathlib import Path
 import torch
 
 from headgate.demo import folder
-from headgate.demo.checkpoint import latest_checkpoint, load_checkpoint
+from headgate.demo.checkpoint import load_checkpoint
 from headgate.demo.model import DemoModel
 from headgate.demo.run import Prepared, prepare
 from headgate.demo.train import make_optimizer
 from headgate.errors import ArtifactError
+from headgate.parallel.checkpoint import latest_checkpoint
 
 
 def is_run(path: Path) -> bool:

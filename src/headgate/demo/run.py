@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from headgate.demo import folder
-from headgate.demo.checkpoint import TrainingState, latest_checkpoint, load_checkpoint, save_checkpoint
+from headgate.demo.checkpoint import TrainingState, load_checkpoint, load_model, save_checkpoint
 from headgate.demo.config import DemoConfig
 from headgate.demo.corpus import Corpus, load_corpus, make_corpus, save_corpus
 from headgate.demo.data import read_documents
@@ -26,7 +26,7 @@ from headgate.errors import InputError
 from headgate.observe.page.build import make_page
 from headgate.observe.page.document import write_page
 from headgate.observe.writer import save_trace
-from headgate.parallel.checkpoint import load_checkpoint as load_parallel
+from headgate.parallel.checkpoint import latest_checkpoint
 from headgate.parallel.launch import num_ranks, on_first_rank, rank
 
 
@@ -180,7 +180,7 @@ def _finish_alone(prepared: Prepared, totals: folder.MetricsTotals) -> Finished:
     saved = latest_checkpoint(prepared.out / folder.CHECKPOINTS)
     assert saved is not None  # Written after the last step.
     model = DemoModel(config.model).to(config.training.device)
-    load_parallel(saved, model, alone=True)
+    load_model(saved, model)
     return _finish(prepared, model, totals)
 
 

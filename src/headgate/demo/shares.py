@@ -48,7 +48,7 @@ def settle_gradients(model: nn.Module, max_norm: float) -> Tensor:
     """Make every rank's gradients those of the whole batch, no longer than a norm; return the norm before."""
     if num_ranks() > 1:
         average_gradients(model)
-    return clip_grad_norm_(model.parameters(), max_norm)
+    return clip_grad_norm_(model, max_norm)
 
 
 def agree_to_stop(wants_to: bool, *, device: str) -> bool:

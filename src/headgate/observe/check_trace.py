@@ -60,9 +60,10 @@ def _check_format(trace: TraceFile) -> list[Finding]:
         Finding(
             check=f"format: {violation.rule}",
             status="fail",
-            sentence=f"{violation.sentence}, and does not at {violation.number} places, first at {violation.where}"
+            sentence=f"{violation.sentence}, and does not at {number_of(violation.number, 'place')}, first at "
+            f"{violation.where}"
             if violation.rule != "counts"
-            else f"{violation.sentence} at {violation.where} ({violation.number} such places)",
+            else f"{violation.sentence} at {violation.where} ({number_of(violation.number, 'such place')})",
         )
         for violation in validate_trace(trace)
     ]

@@ -8,6 +8,7 @@ the columns `layer`, `expert` and `count`.
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 import math
@@ -56,9 +57,10 @@ def to_pandas(trace: RoutingTrace | TraceFile) -> pandas.DataFrame:
     """
     table = to_arrow(trace)
     try:
-        return table.to_pandas()
+        importlib.import_module("pandas")  # Asked here, since pyarrow remembers that it once found it.
     except ImportError as error:
         raise BackendError("pandas is not installed; pip install 'headgate[observe]'") from error
+    return table.to_pandas()
 
 
 def export_parquet(trace: RoutingTrace | TraceFile, path: Path | str) -> None:

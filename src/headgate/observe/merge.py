@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch.nn.functional import pad
 
 from headgate.errors import InputError
 from headgate.flow import NO_EXPERT
-from headgate.observe.pieces import memory_bytes
+from headgate.observe.pieces import MODEL_NAMES, memory_bytes, require_same_model
 from headgate.observe.reader import CHUNK_BYTES, TraceFile
 from headgate.observe.trace import RoutingTrace
 from headgate.observe.writer import SHARD_BYTES, TraceWriter
@@ -80,6 +80,8 @@ def _copy(trace: TraceFile, writer: TraceWriter) -> None:
 
 
 def _copy_stacked(traces: Sequence[TraceFile], writer: TraceWriter) -> None:
+    if traces[0].num_tokens == 0:
+        writer.append(stack_layers([replace(trace.read(0, 0), counts=trace.counts) for trace in traces]))
     begins = set(traces[0].seq_offsets.tolist())
     size = max(1, CHUNK_BYTES // max(1, sum(memory_bytes(trace.read(0, 1)) for trace in traces)))
     for begin in range(0, traces[0].num_tokens, size):
@@ -91,7 +93,7 @@ def stack_layers(parts: Sequence[RoutingTrace]) -> RoutingTrace:
     """Put the layers of traces of the same tokens on top of each other, in the order of the decoder layers.
 
     Raises:
-        InputError: a decoder layer that two traces have, or something that only some record.
+        InputError: traces of different models, a decoder layer that two have, or something that only some record.
 
     Example:
         >>> import torch
@@ -103,6 +105,7 @@ def stack_layers(parts: Sequence[RoutingTrace]) -> RoutingTrace:
         [2, 4]
     """
     first = parts[0]
+    require_same_model([part.metadata for part in parts], names=MODEL_NAMES)
     layers = torch.cat([part.layer_index for part in parts])
     if len(set(layers.tolist())) != len(layers):
         raise InputError(
@@ -124,9 +127,17 @@ def stack_layers(parts: Sequence[RoutingTrace]) -> RoutingTrace:
         if values[0].dim() > 1 and name not in _TOKEN_VALUES:
             values = [pad(value, (0, width - value.shape[-1]), value=fill) for value in values]
         joined[name] = torch.cat(values)[order]
-    noted = [layer for part in parts for layer in part.metadata.get("layers", [])]
-    metadata = {**first.metadata, "layers": [noted[row] for row in order.tolist()]} if noted else first.metadata
-    return replace(first, **joined, metadata=metadata)
+    return replace(first, **joined, metadata={**first.metadata, **_noted_layers(parts, order.tolist())})
+
+
+def _noted_layers(parts: Sequence[RoutingTrace], order: Sequence[int]) -> dict[str, list[Any]]:
+    noted = [part.metadata.get("layers") for part in parts]
+    if not any(noted):
+        return {}
+    if not all(noted):
+        raise InputError("only some of the traces name their layers; record all ranks alike")
+    rows = [layer for layers in noted for layer in layers or []]
+    return {"layers": [rows[row] for row in order]}
 
 
 def _require_same_tokens(traces: Sequence[TraceFile]) -> None:

@@ -17,8 +17,8 @@ from headgate.errors import InputError
 from headgate.flow import NO_EXPERT
 from headgate.observe.trace import ARRAYS, Phase, RoutingTrace
 
-_FIXED = ("model", "revision", "config_hash", "tokenizer_hash", "id_space", "content", "layers")
-"""Metadata that traces must share to be put together."""
+MODEL_NAMES = ("model", "revision", "config_hash", "tokenizer_hash", "id_space", "content")
+"""Metadata that traces must share to be put together, whether they differ in their tokens or in their layers."""
 
 _SLOT_FILLS = {"topk_ids": NO_EXPERT, "topk_weights": 0, "is_dropped": False, "contribution_norms": 0}
 """The arrays with the axis K, and what an empty slot holds."""
@@ -256,8 +256,18 @@ def require_same_kind(parts: Sequence[RoutingTrace]) -> None:
         for name in _axes():
             if (getattr(first, name) is None) != (getattr(part, name) is None):
                 raise InputError(f"only one of trace 0 and trace {number} has {name}; record both alike")
-        for name in _FIXED:
-            mine, theirs = first.metadata.get(name), part.metadata.get(name)
+    require_same_model([part.metadata for part in parts], names=(*MODEL_NAMES, "layers"))
+
+
+def require_same_model(parts: Sequence[Mapping[str, Any]], *, names: Collection[str]) -> None:
+    """Require that the metadata of traces says the same under some names.
+
+    Raises:
+        InputError: the first trace that differs from trace 0, and in what.
+    """
+    for number, part in enumerate(parts[1:], start=1):
+        for name in names:
+            mine, theirs = parts[0].get(name), part.get(name)
             if mine != theirs:
                 raise InputError(
                     f"trace {number} has {name} {ascii(theirs)[:80]}, and trace 0 has {ascii(mine)[:80]}; "

@@ -41,6 +41,7 @@ from headgate.observe.trace import (
     decode_metadata,
     from_arrays,
 )
+from headgate.wording import number_of
 
 CHUNK_BYTES = 64 * 2**20
 """A chunk of a trace takes about so much memory."""
@@ -140,11 +141,15 @@ def _open_shards(path: Path) -> TraceFile:
     shards: list[Shard] = []
     while (file := shard_path(path, len(shards))).exists():
         shards.append(_open_shard(file))
-    if not shards or (index.num_shards is not None and len(shards) != index.num_shards):
-        wanted = "at least 1" if index.num_shards is None else str(index.num_shards)
+    if index.num_shards is None and not shards:
         raise ArtifactError(
-            f"{index_path(path)} speaks of {wanted} shards, and there are {len(shards)} in a row; "
-            f"{file.name} is missing, copy all of them"
+            f"{path} holds nothing yet: its writer is still at work, or was killed before it first flushed; wait, or "
+            "record it again (of a copy: copy its shards, too)"
+        )
+    if index.num_shards is not None and len(shards) != index.num_shards:
+        raise ArtifactError(
+            f"{index_path(path)} speaks of {number_of(index.num_shards, 'shard')}, and there are {len(shards)} in a "
+            f"row; {file.name} is missing, copy all of them"
         )
     for shard in shards[1:]:
         _require_same_layout(shards[0], shard)

@@ -138,7 +138,9 @@ def _batches(
 def _check(trace: RoutingTrace, top_k: int | None, capacity: float | None, drop_rule: str, bias: Tensor | None) -> None:
     width = trace.topk_ids.shape[2]
     if top_k is not None and not 1 <= top_k <= width:
-        raise InputError(f"top_k (={top_k}) must be between 1 and the choices that were recorded (={width})")
+        raise InputError(
+            f"top_k (={top_k}) must be between 1 and the choices that were recorded (={width}); ask for fewer"
+        )
     if top_k is not None and top_k < width and trace.metadata.get("is_ordered", True) is False:
         raise InputError(f"top_k (={top_k}) needs choices in order, and the trace says it has none; keep all {width}")
     if capacity is not None and not (capacity > 0 and math.isfinite(capacity)):
@@ -146,9 +148,16 @@ def _check(trace: RoutingTrace, top_k: int | None, capacity: float | None, drop_
     if capacity is not None and drop_rule in ("score", "batch_prioritised") and trace.topk_weights is None:
         raise InputError(f"drop (={drop_rule!r}) goes by weights, and the trace has none; drop by position")
     if bias is not None and trace.router_logits is None:
-        raise InputError("bias needs router_logits to choose from, and the trace has none; record them")
+        raise InputError(
+            "bias needs router_logits to choose from, and the trace has none; record them (headgate trace --logits)"
+        )
     if bias is not None and tuple(bias.shape) != tuple(trace.counts.shape):
-        raise InputError(f"bias.shape (={tuple(bias.shape)}) must be [L, E] (={tuple(trace.counts.shape)})")
+        raise InputError(
+            f"bias.shape (={tuple(bias.shape)}) must be [L, E] (={tuple(trace.counts.shape)}); give one row per layer "
+            "and one number per expert"
+        )
+    if bias is not None and not bias.isfinite().all():
+        raise InputError("bias holds NaN or infinite numbers, which rank nothing; give finite ones")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from typing import Any
 import torch.distributed as dist
 
 from headgate.errors import InputError
+from headgate.parallel.launch import gather_from_ranks
 
 
 def check_agreement(facts: Mapping[str, Any], group: dist.ProcessGroup) -> None:
@@ -26,8 +27,7 @@ def check_agreement(facts: Mapping[str, Any], group: dist.ProcessGroup) -> None:
         >>> check_agreement({"num_experts": 8}, dist.group.WORLD)
         >>> dist.destroy_process_group()
     """
-    stated: list[Any] = [None] * dist.get_world_size(group)
-    dist.all_gather_object(stated, {name: str(fact) for name, fact in facts.items()}, group=group)
+    stated = gather_from_ranks({name: str(fact) for name, fact in facts.items()}, group)
     for name in facts:
         by_value: dict[str, list[int]] = {}
         for rank, theirs in enumerate(stated):

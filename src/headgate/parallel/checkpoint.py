@@ -96,8 +96,7 @@ def save_checkpoint(
         ...     latest_checkpoint(folder) == path, load_checkpoint(path, layer)
         (True, Resumed(step=3, values={'seed': 1}))
     """
-    final = Path(folder) / f"{_PREFIX}{step:08d}"
-    partial = final.with_name(f".{final.name}.partial")
+    final, partial = checkpoint_paths(Path(folder), step)
     if on_first_rank(final.exists):
         return final
     tensors = {**tensors_of(model, optimizer), **random_states(rank())}
@@ -119,6 +118,19 @@ def save_checkpoint(
         on_first_rank(lambda: shutil.rmtree(partial, ignore_errors=True))
         raise
     return final
+
+
+def checkpoint_paths(folder: Path, step: int) -> tuple[Path, Path]:
+    """Where a checkpoint goes, and where it lies until it is complete."""
+    final = folder / f"{_PREFIX}{step:08d}"
+    return final, final.with_name(f".{final.name}.partial")
+
+
+def remove_older(final: Path) -> None:
+    """Remove what a complete checkpoint has made useless; what can't be removed does no harm, for the newest counts."""
+    for path in [*final.parent.glob(f"{_PREFIX}*"), *final.parent.glob(f".{_PREFIX}*")]:
+        if path != final:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def latest_checkpoint(folder: Path | str) -> Path | None:
@@ -198,15 +210,15 @@ def _without_hint() -> Iterator[None]:
 
 def _explained(action: str, path: Path, failed: CheckpointException) -> ArtifactError:
     """What went wrong first, with the rank that it went wrong on."""
-    rank, (error, _) = min(failed.failures.items())
+    where, (error, _) = min(failed.failures.items())
     try:
-        with explain_os_errors(f"{action} checkpoint, on rank {rank},", path):
+        with explain_os_errors(f"{action} checkpoint, on rank {where},", path):
             raise error
     except ArtifactError as explained:
         return explained
     except (RuntimeError, ValueError, EOFError, KeyError) as other:
         return ArtifactError(
-            f"can't {action} checkpoint {path} on rank {rank}: {str(other).splitlines()[0]}; "
+            f"can't {action} checkpoint {path} on rank {where}: {str(other).splitlines()[0]}; "
             "it is damaged: take an older one"
         )
 
@@ -223,10 +235,7 @@ def _put_in_place(partial: Path, final: Path, state: str) -> None:
         sync_folder(partial)
         os.rename(partial, final)
         sync_folder(final.parent)
-    # What can't be removed does no harm: the newest one counts.
-    for path in [*final.parent.glob(f"{_PREFIX}*"), *final.parent.glob(f".{_PREFIX}*")]:
-        if path != final:
-            shutil.rmtree(path, ignore_errors=True)
+    remove_older(final)
 
 
 def _read_outline(path: Path) -> tuple[dict[str, Any], dict[str, torch.Size]]:

@@ -10,17 +10,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor import DTensor
 
-from headgate.errors import BackendError, InputError
+from headgate.errors import BackendError
 from headgate.experts import ExpertWeights, run_experts
 from headgate.flow import DispatchPlan
 from headgate.kernels.experts_call import Weights
 from headgate.nn.experts import Experts, compute_dtype
-from headgate.parallel.exchange import Traffic
-from headgate.parallel.replicas import GradientRule
 from headgate.parallel.routes import Placement
-from headgate.parallel.two_level import as_one_dimension, make_exchange
+from headgate.parallel.spread import Spread, keep_spread, set_local, spread_of
 
 
 class ShardedExperts(Experts):
@@ -43,41 +41,33 @@ class ShardedExperts(Experts):
     ) -> None:
         nn.Module.__init__(self)
         self.spec, self.d_model, self.d_ff = experts.spec, experts.d_model, experts.d_ff
-        self.num_experts = experts.num_experts
+        self.num_experts, self.recompute = experts.num_experts, experts.recompute
         self._up_name = experts._up_name
-        self._own_mesh, self.mesh, self.average_gradients = mesh, as_one_dimension(mesh), average_gradients
-        # Set from outside for the time of a measurement: what is told of each forward pass.
-        self.watcher: Callable[[Traffic], None] | None = None
-        self.place(placement)
+        names = tuple(name for name, _ in experts.named_parameters())
+        keep_spread(self, Spread.over(mesh, placement, weights=names, average_gradients=average_gradients))
         for name, parameter in experts.named_parameters():
             held = torch.tensor(self.local_experts, dtype=torch.int64, device=parameter.device)
-            self.set_local(name, parameter.detach().index_select(0, held), requires_grad=parameter.requires_grad)
+            set_local(self, name, parameter.detach().index_select(0, held), requires_grad=parameter.requires_grad)
         for name in ("down_proj_bias", f"{self._up_name}_bias"):
             if getattr(experts, name) is None:
                 self.register_parameter(name, None)
         self.train(experts.training)
 
+    @property
+    def spread(self) -> Spread:
+        """Where its experts are, and how tokens get there."""
+        found = spread_of(self)
+        assert found is not None  # Since it was made.
+        return found
+
     def passes_over_rows(self, x: Float[Tensor, "T D"]) -> bool:
         """Whether rows for nobody do no harm: they would travel."""
         return False
 
-    def place(self, placement: Placement) -> None:
-        """Route to this placement from now on; its weights are the caller's to bring."""
-        group, rank = self.mesh.get_group(), self.mesh.get_local_rank()
-        self.placement = placement
-        self._exchange = make_exchange(self._own_mesh, placement)
-        factor = 1.0 / self.mesh.size() if self.average_gradients else 1.0
-        self._rule = GradientRule(placement, group, rank, factor)
-
     @property
     def local_experts(self) -> tuple[int, ...]:
         """The experts on this rank, in the order of its weights."""
-        return self.placement.rank_experts[self._exchange.rank]
-
-    def set_local(self, name: str, local: Tensor, *, requires_grad: bool) -> None:
-        """Make a parameter of this rank's part of it, [number of local experts, ...]."""
-        sharded = shard_local(local, self.mesh, self.placement)
-        self.register_parameter(name, nn.Parameter(sharded, requires_grad=requires_grad))
+        return self.spread.local_experts
 
     def reset_parameters(self) -> None:
         """Draw new weights: with one seed on all ranks, those that one process draws for all experts."""
@@ -132,7 +122,8 @@ class ShardedExperts(Experts):
             InputError: tokens and weights differ in dtype, outside autocast.
             BackendError: `batch_invariant` with replicas.
         """
-        if batch_invariant and self.placement.has_replicas:
+        spread = self.spread
+        if batch_invariant and spread.placement.has_replicas:
             raise BackendError(
                 "batch_invariant (=True) can't be kept with replicas of experts, for which of them a token is sent to "
                 "depends on the tokens before it; use a layout with each expert once"
@@ -142,20 +133,15 @@ class ShardedExperts(Experts):
         function = self.spec.function
 
         def run_local(tokens: Tensor, local_plan: DispatchPlan, local_weights: Tensor) -> Tensor:
-            options: dict[str, Any] = {"apply_to": apply_to, "batch_invariant": batch_invariant}
+            options: dict[str, Any] = {
+                "apply_to": apply_to,
+                "batch_invariant": batch_invariant,
+                "recompute": self.recompute,
+            }
             return run_experts(tokens, local_plan, local_weights, weights, function, **options)
 
-        has_zero_compute = plan.num_experts > self.num_experts
-        y, shared, traffic = self._exchange.run(
-            x.to(dtype),
-            plan,
-            combine_weights,
-            run_local,
-            num_experts=len(self.local_experts) + has_zero_compute,
-            meanwhile=None if beside is None else lambda: beside(x),
-        )
-        if self.watcher is not None:
-            self.watcher(traffic)
+        meanwhile = None if beside is None else lambda: beside(x)
+        y, shared = spread.run(x.to(dtype), plan, combine_weights, run_local, meanwhile=meanwhile)
         y = y.to(x.dtype)
         return y if shared is None else y + shared
 
@@ -163,7 +149,7 @@ class ShardedExperts(Experts):
         """This rank's weights, cast, with the rule for their gradients."""
         names = ("up", "down", "up_bias", "down_bias")
         present = {name: value for name, value in zip(names, self.matrices(), strict=True) if value is not None}
-        bound = self._rule.bind(list(present.values()))
+        bound = self.spread.rule.bind(list(present.values()))
         cast = (weight.to(dtype) for weight in bound)
         return ExpertWeights(**dict(zip(present, cast, strict=True)))
 
@@ -172,30 +158,7 @@ class ShardedExperts(Experts):
         return f"{super().extra_repr()}, local_experts={self.local_experts}"
 
 
-def shard_local(local: Tensor, mesh: DeviceMesh, placement: Placement) -> DTensor:
-    """See this rank's part of a parameter, [number of its experts, ...], as its shard of all physical experts."""
-    num_physical = sum(map(len, placement.rank_experts))
-    shape = torch.Size([num_physical, *local.shape[1:]])
-    stride = torch.empty(shape, device="meta").stride()
-    return DTensor.from_local(local, mesh, [Shard(0)], run_check=False, shape=shape, stride=stride)
-
-
 def _local(parameter: Tensor) -> Tensor:
     assert isinstance(parameter, DTensor)  # `set_local` makes no others.
     local: Tensor = parameter.to_local()
     return local
-
-
-def find_sharded(model: nn.Module) -> dict[str, ShardedExperts]:
-    """Every layer's sharded experts by module path, in model order.
-
-    Raises:
-        InputError: the model holds none.
-    """
-    found = {path: module for path, module in model.named_modules() if isinstance(module, ShardedExperts)}
-    if not found:
-        raise InputError(
-            f"model (={type(model).__name__}) holds no sharded experts; apply headgate.parallel.ExpertParallel on a "
-            "mesh of two or more ranks first"
-        )
-    return found

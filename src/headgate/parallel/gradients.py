@@ -6,12 +6,14 @@ from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
 from headgate.errors import InputError
+from headgate.parallel.logical import experts_here
+from headgate.parallel.spread import find_spread
 
 
 def group_by_mesh(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
@@ -74,42 +76,69 @@ def average_gradients(model: nn.Module, group: dist.ProcessGroup | None = None) 
 
 
 @torch.no_grad()
-def clip_grad_norm_(
-    parameters: Iterable[nn.Parameter], max_norm: float, *, norm_type: float = 2.0
-) -> Float[Tensor, ""]:
-    """Scale all gradients so that their norm together is at most `max_norm`, whatever mesh each lies on.
+def clip_grad_norm_(model: nn.Module, max_norm: float, *, norm_type: float = 2.0) -> Float[Tensor, ""]:
+    """Scale all gradients of a model so that their norm together is at most `max_norm`, whatever mesh each lies on.
 
-    As `torch.nn.utils.clip_grad_norm_`, which takes parameters of one mesh; every rank must call it. It is the norm
-    that one process computes, (sum_i |g_i|^p)^(1/p) over all entries i of all gradients, as long as no expert has
-    replicas: of these, each counts.
+    It is the norm that one process computes, (sum_i |g_i|^p)^(1/p) over all entries i of all gradients; an expert with
+    replicas, whose gradients are equal, counts once. In the place of `torch.nn.utils.clip_grad_norm_`, which takes
+    parameters of one mesh; every rank must call it.
 
     Args:
-        parameters: all that are clipped together; plain ones must have equal gradients on all ranks, as DDP leaves
-            them.
+        model: after `backward`; plain parameters must have equal gradients on all ranks, as DDP leaves them.
         max_norm: positive.
-        norm_type: p; may be infinite.
+        norm_type: p, positive; may be infinite.
 
     Returns:
         The norm before clipping.
 
     Raises:
-        InputError: `max_norm` isn't positive.
+        InputError: `max_norm` or `norm_type` isn't positive.
 
     Example:
         >>> import torch
-        >>> weight = torch.nn.Parameter(torch.zeros(2))
-        >>> weight.grad = torch.tensor([3.0, 4.0])
-        >>> clip_grad_norm_([weight], 1.0).item(), weight.grad.norm().item()  # doctest: +ELLIPSIS
+        >>> layer = torch.nn.Linear(2, 1, bias=False)
+        >>> layer.weight.grad = torch.tensor([[3.0, 4.0]])
+        >>> clip_grad_norm_(layer, 1.0).item(), layer.weight.grad.norm().item()  # doctest: +ELLIPSIS
         (5.0, 0.99999...)
     """
-    if not max_norm > 0:
-        raise InputError(f"max_norm (={max_norm}) must be positive; 1.0 is usual")
-    groups = group_by_mesh(parameter for parameter in parameters if parameter.grad is not None)
-    norms = [_norm_of([p.grad for p in group if p.grad is not None], norm_type) for group in groups]
+    for name, value, usual in (("max_norm", max_norm, "1.0"), ("norm_type", norm_type, "2.0")):
+        if not value > 0:
+            raise InputError(f"{name} (={value}) must be positive; {usual} is usual")
+    counted = _rows_that_count(model)
+    groups = group_by_mesh(parameter for parameter in model.parameters() if parameter.grad is not None)
+    norms = [_norm_of([_gradient(p, counted.get(p)) for p in group], norm_type) for group in groups]
     total = torch.linalg.vector_norm(torch.stack(norms), norm_type) if norms else torch.zeros(())
     for group in groups:
         nn.utils.clip_grads_with_norm_(group, max_norm, total)
     return total
+
+
+def _rows_that_count(model: nn.Module) -> dict[nn.Parameter, Bool[Tensor, " n"]]:
+    """For each weight of experts with replicas, which of its rows on this rank are an expert's first replica."""
+    found = {}
+    for path, (module, spread) in find_spread(model).items():
+        placement, rank = spread.placement, spread.exchange.rank
+        if placement.has_replicas:
+            is_first_here = placement.rank_of_physical[placement.replicas[:, 0]] == rank
+            for name in spread.weights:
+                parameter = module.get_parameter(name)
+                experts = experts_here(f"{path}.{name}", parameter, spread)
+                found[parameter] = is_first_here[list(experts)]
+    return found
+
+
+def _gradient(parameter: nn.Parameter, counts: Bool[Tensor, " n"] | None) -> Tensor:
+    """A parameter's gradient; rows that don't count are zero."""
+    gradient = parameter.grad
+    assert gradient is not None  # Others have been left out.
+    if counts is None:
+        return gradient
+    assert isinstance(gradient, DTensor)  # As its parameter, a weight of spread experts.
+    local = gradient.to_local().clone()
+    local[~counts.to(local.device)] = 0
+    shape, stride = gradient.shape, gradient.stride()
+    mesh, placements = gradient.device_mesh, gradient.placements
+    return DTensor.from_local(local, mesh, placements, run_check=False, shape=shape, stride=stride)
 
 
 def _norm_of(gradients: list[Tensor], norm_type: float) -> Float[Tensor, ""]:

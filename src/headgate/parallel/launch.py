@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -17,6 +20,8 @@ from headgate.errors import HeadgateError
 from headgate.parallel.failures import name_failed_ranks
 
 _Value = TypeVar("_Value")
+_LEAVE_S = 0.1
+"""A thousand times what a thread needs to drop a tensor."""
 
 
 def rank() -> int:
@@ -27,6 +32,24 @@ def rank() -> int:
 def num_ranks() -> int:
     """W; 1 without torch.distributed."""
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def gather_from_ranks(value: _Value, group: dist.ProcessGroup | None = None) -> list[_Value]:
+    """What each rank of a group has, by rank; its own alone without torch.distributed.
+
+    Args:
+        value: can be pickled.
+        group: None = all; every one of its ranks must call this.
+
+    Example:
+        >>> gather_from_ranks(3)
+        [3]
+    """
+    if not dist.is_initialized():
+        return [value]
+    found: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(found, value, group=group)
+    return found
 
 
 @contextmanager
@@ -59,6 +82,17 @@ def join_ranks(device_type: str = "cpu", *, timeout_s: float = 600.0) -> Iterato
         yield
     # Not after a failure: the others may not be there to take leave of.
     dist.destroy_process_group()
+    atexit.register(_let_threads_end)
+
+
+def _let_threads_end() -> None:
+    """Let gloo's threads drop the last tensors of Python's while there is an interpreter.
+
+    One that does so later kills a process that has done all its work: https://github.com/pytorch/pytorch/pull/179291.
+    What is collected here takes its threads along; those of a group that is still referred to get time instead.
+    """
+    gc.collect()
+    time.sleep(_LEAVE_S)
 
 
 def on_first_rank(work: Callable[[], _Value]) -> _Value:

@@ -12,7 +12,7 @@ from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, Wri
 from torch.distributed.tensor import DTensor
 
 from headgate.errors import InputError
-from headgate.parallel.experts import ShardedExperts
+from headgate.parallel.spread import Spread, find_spread
 
 
 class LogicalExperts(Tensor):
@@ -46,6 +46,11 @@ class LogicalExperts(Tensor):
 
     def __repr__(self, **_: Any) -> str:  # type: ignore[override]
         return f"LogicalExperts({tuple(self.shape)}, experts={sorted(self.row_of_expert)})"
+
+    def fill(self, source: Any) -> None:
+        """Copy this rank's experts from all of them: a tensor [E, ...], or a slice of one in a file."""
+        for expert, row in self.row_of_expert.items():
+            self.rows[row].copy_(source[expert])
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> NoReturn:  # type: ignore[override]
@@ -86,24 +91,32 @@ def held_experts(model: nn.Module) -> dict[str, tuple[Sequence[int], int]]:
         InputError: FSDP cut a parameter elsewhere than between experts.
     """
     found: dict[str, tuple[Sequence[int], int]] = {}
-    for path, module in model.named_modules():
-        if isinstance(module, ShardedExperts):
-            clean = path.replace("_orig_mod.", "").replace("_checkpoint_wrapped_module.", "")
-            for name, parameter in module.named_parameters(recurse=False):
-                full_name = f"{clean}.{name}" if clean else name
-                found[full_name] = (_held(full_name, parameter, module), module.num_experts)
+    for path, (module, spread) in find_spread(model).items():
+        clean = path.replace("_orig_mod.", "").replace("_checkpoint_wrapped_module.", "")
+        for name in spread.weights:
+            full_name = f"{clean}.{name}" if clean else name
+            found[full_name] = (experts_here(full_name, module.get_parameter(name), spread), spread.num_experts)
     return found
 
 
-def _held(name: str, parameter: Tensor, module: ShardedExperts) -> Sequence[int]:
-    """Of the experts of this rank of the expert-parallel mesh, those that FSDP left here."""
-    assert isinstance(parameter, DTensor)  # `ShardedExperts` makes no others.
-    experts: Sequence[int] = module.local_experts
+def experts_here(name: str, parameter: Tensor, spread: Spread) -> Sequence[int]:
+    """Of the experts of this rank of the expert-parallel mesh, those that FSDP left here, in the order of the rows.
+
+    Args:
+        name: of the parameter, for the error.
+        parameter: a DTensor over the experts' mesh, or over that and FSDP's.
+        spread: of its layer.
+
+    Raises:
+        InputError: FSDP cut the parameter elsewhere than between experts.
+    """
+    assert isinstance(parameter, DTensor)  # `set_local` makes no others.
+    experts: Sequence[int] = spread.local_experts
     coordinate = parameter.device_mesh.get_coordinate()
     assert coordinate is not None  # This rank runs the layer.
     # The experts' own dimensions come last in the mesh; FSDP cuts what lies there once more, as torch.chunk does.
     dimensions = list(zip(parameter.placements, parameter.device_mesh.shape, coordinate, strict=True))
-    outer = dimensions[: -module.mesh.ndim]
+    outer = dimensions[: -spread.ranks.ndim]
     for placement, size, index in outer:
         if placement.is_replicate():
             continue

@@ -11,8 +11,8 @@ from torch.distributed.tensor import DTensor, Shard
 from headgate.errors import InputError
 from headgate.layout import ExpertLayout
 from headgate.parallel.agree import check_agreement
-from headgate.parallel.experts import ShardedExperts, find_sharded
 from headgate.parallel.routes import Placement
+from headgate.parallel.spread import Spread, keep_spread, require_spread, set_local
 from headgate.parallel.style import check_fit
 
 
@@ -39,29 +39,30 @@ def relayout(model: nn.Module, layout: ExpertLayout, optimizer: torch.optim.Opti
     """
     if layout.num_devices == 1:
         return
-    layers = find_sharded(model)
+    layers = require_spread(model)
     num_rows = len(layout.device_experts)
-    for path, experts in layers.items():
-        check_agreement({"layout": layout.device_experts.tolist()}, experts.mesh.get_group())
-        check_fit(layout, experts.num_experts, experts.mesh)
+    for path, (experts, spread) in layers.items():
+        check_agreement({"layout": layout.device_experts.tolist()}, spread.ranks.get_group())
+        check_fit(layout, spread.num_experts, spread.ranks)
         if num_rows not in (1, len(layers)):
             raise InputError(
                 f"layout (={num_rows} layers) must have one, or one for each sharded layer (={len(layers)}); plan it "
                 "for this model"
             )
-        _check_movable(path, experts)
-    for number, experts in enumerate(layers.values()):
-        _move(experts, Placement.of_layer(layout, number if num_rows > 1 else 0), optimizer)
+        _check_movable(path, experts, spread)
+    for number, (experts, spread) in enumerate(layers.values()):
+        _move(experts, spread, Placement.of_layer(layout, number if num_rows > 1 else 0), optimizer)
 
 
-def _check_movable(path: str, experts: ShardedExperts) -> None:
-    for name, parameter in experts.named_parameters():
+def _check_movable(path: str, experts: nn.Module, spread: Spread) -> None:
+    for name in spread.weights:
+        parameter = experts.get_parameter(name)
         if parameter.grad is not None:
             raise InputError(
                 f"{path}.{name}.grad (={tuple(parameter.grad.shape)}) must be None, or it would be lost; "
                 "call relayout after optimizer.step() and optimizer.zero_grad()"
             )
-        assert isinstance(parameter, DTensor)  # `ShardedExperts` makes no others.
+        assert isinstance(parameter, DTensor)  # `set_local` makes no others.
         if parameter.placements != (Shard(0),):
             raise InputError(
                 f"{path}.{name} (={parameter.placements}) must be sharded over experts alone to move; "
@@ -69,34 +70,28 @@ def _check_movable(path: str, experts: ShardedExperts) -> None:
             )
 
 
-def _move(experts: ShardedExperts, new: Placement, optimizer: torch.optim.Optimizer | None) -> None:
-    old = experts.placement
-    parameters = dict(experts.named_parameters())
-    experts.place(new)
-    for name, parameter in parameters.items():
-        experts.set_local(name, _move_rows(parameter, old, new), requires_grad=parameter.requires_grad)
+def _move(experts: nn.Module, old: Spread, placement: Placement, optimizer: torch.optim.Optimizer | None) -> None:
+    new = old.moved_to(placement)
+    keep_spread(experts, new)
+    for name in old.weights:
+        weight = experts.get_parameter(name)
+        set_local(experts, name, _move_rows(weight, old.placement, placement), requires_grad=weight.requires_grad)
         if optimizer is not None:
-            _replace(optimizer, parameter, getattr(experts, name), old, new)
+            _replace(optimizer, weight, experts.get_parameter(name), old, new)
 
 
-def _replace(
-    optimizer: torch.optim.Optimizer, old: Tensor, new: Tensor, old_place: Placement, new_place: Placement
-) -> None:
-    """Let an optimizer step `new` as it did `old`, with what it has kept of it."""
+def _replace(optimizer: torch.optim.Optimizer, weight: Tensor, new_weight: Tensor, old: Spread, new: Spread) -> None:
+    """Let an optimizer step a new weight as it did the old one, with what it has kept of it."""
     for group in optimizer.param_groups:
-        group["params"] = [new if parameter is old else parameter for parameter in group["params"]]
-    if old not in optimizer.state:
+        group["params"] = [new_weight if parameter is weight else parameter for parameter in group["params"]]
+    if weight not in optimizer.state:
         return
-    state = optimizer.state.pop(old)
+    state = optimizer.state.pop(weight)
     for name, value in state.items():
         # One entry per expert, as momentum has; what is of the whole parameter, as its step count, stays.
         if isinstance(value, DTensor) and value.placements == (Shard(0),):
-            like = _move_rows(value, old_place, new_place)
-            assert isinstance(new, DTensor)
-            state[name] = DTensor.from_local(
-                like, new.device_mesh, [Shard(0)], run_check=False, shape=new.shape, stride=new.stride()
-            )
-    optimizer.state[new] = state
+            state[name] = new.shard(_move_rows(value, old.placement, new.placement))
+    optimizer.state[new_weight] = state
 
 
 @torch.no_grad()

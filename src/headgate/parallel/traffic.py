@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 
 from torch import nn
 
 from headgate.nn.tape import is_recomputing
 from headgate.parallel.exchange import Traffic
-from headgate.parallel.experts import find_sharded
+from headgate.parallel.spread import find_spread, keep_spread, require_spread
 
 
 @contextmanager
@@ -23,15 +25,21 @@ def measure_traffic(model: nn.Module) -> Iterator[dict[str, list[Traffic]]]:
     Raises:
         InputError: the model holds no sharded experts; on a mesh of one rank, none are.
     """
-    layers = {_name_layer(path): experts for path, experts in find_sharded(model).items()}
-    record: dict[str, list[Traffic]] = {path: [] for path in layers}
-    for path, experts in layers.items():
-        experts.watcher = lambda traffic, seen=record[path]: None if is_recomputing() else seen.append(traffic)
+    layers = require_spread(model)
+    record: dict[str, list[Traffic]] = {_name_layer(path): [] for path in layers}
+    for seen, (experts, spread) in zip(record.values(), layers.values(), strict=True):
+        keep_spread(experts, replace(spread, watcher=partial(_note, seen)))
     try:
         yield record
     finally:
-        for experts in layers.values():
-            experts.watcher = None
+        # Experts may have moved meanwhile.
+        for experts, spread in find_spread(model).values():
+            keep_spread(experts, replace(spread, watcher=None))
+
+
+def _note(seen: list[Traffic], traffic: Traffic) -> None:
+    if not is_recomputing():
+        seen.append(traffic)
 
 
 def _name_layer(path: str) -> str:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from headgate.errors import ArtifactError, InputError
 from headgate.files import explain_os_errors, sync_folder
-from headgate.parallel.launch import num_ranks, on_first_rank, rank
+from headgate.parallel.launch import gather_from_ranks, on_first_rank, rank
+from headgate.parallel.logical import LogicalExperts
 
 _NAME_OF_DTYPE = {
     torch.float64: "F64",
@@ -38,8 +39,9 @@ def write_safetensors(
 ) -> None:
     """Write one file of the tensors of all ranks, each rank its own at their place in the file; no rank gathers any.
 
-    A name that several ranks bring is written by the first of them. The file appears complete, under its name, or
-    not at all: its room is taken before a byte is written, and an older file stays until all ranks are done.
+    A name that several ranks bring is written by the first of them; of stacked experts, `LogicalExperts`, each row is.
+    The file appears complete, under its name, or not at all: its room is taken before a byte is written, and an older
+    file stays until all ranks are done.
 
     Args:
         path: of the file, on a disk that all ranks see.
@@ -60,10 +62,10 @@ def write_safetensors(
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.partial")
-    outlines = _all_gather({name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()})
+    outlines = gather_from_ranks({name: _outline(tensor) for name, tensor in tensors.items()})
     header, places = _lay_out(outlines, dict(metadata or {}))
     try:
-        num_bytes = sum(size for _, _, size in places.values())
+        num_bytes = sum(place.num_bytes for place in places.values())
         on_first_rank(lambda: _take_room(temporary, path, header, num_bytes))
         problem = None
         try:
@@ -71,7 +73,7 @@ def write_safetensors(
                 _write_mine(file, tensors, places, len(header))
         except ArtifactError as error:
             problem = error
-        problems = [found for found in _all_gather(problem) if found is not None]
+        problems = [found for found in gather_from_ranks(problem) if found is not None]
         if problems:
             raise problems[0]
         on_first_rank(lambda: _put_in_place(temporary, path))
@@ -111,31 +113,55 @@ def read_safetensors(path: Path | str, tensors: Mapping[str, Tensor]) -> None:
                             f"{path} has {name} with shape {shape} (None = missing), and the model has "
                             f"{tuple(tensor.shape)}; read the checkpoint of this model"
                         )
-                    tensor.copy_(file.get_tensor(name))
+                    if isinstance(tensor, LogicalExperts):
+                        tensor.fill(file.get_slice(name))
+                    else:
+                        tensor.copy_(file.get_tensor(name))
         except SafetensorError as error:
             raise ArtifactError(f"{path} can't be read ({error}); write it again") from error
 
 
-_Outline = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
-_Place = tuple[int, int, int]
-"""The rank that writes a tensor, where after the header it begins, and its bytes."""
+_Outline = tuple[torch.dtype, tuple[int, ...], tuple[int, ...] | None]
+"""A tensor's dtype and shape, and the rows that a rank has of it; None = all."""
 
 
-def _lay_out(outlines: list[_Outline], metadata: Mapping[str, str]) -> tuple[bytes, dict[str, _Place]]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """Where a tensor lies in the file, and who writes it.
+
+    Attributes:
+        begin: in bytes, after the header.
+        num_bytes: of the tensor.
+        writers: the rank by row; of a tensor that is written whole, under None.
+    """
+
+    begin: int
+    num_bytes: int
+    writers: dict[int | None, int]
+
+
+def _outline(tensor: Tensor) -> _Outline:
+    rows = tuple(tensor.row_of_expert) if isinstance(tensor, LogicalExperts) else None
+    return tensor.dtype, tuple(tensor.shape), rows
+
+
+def _lay_out(
+    outlines: Sequence[Mapping[str, _Outline]], metadata: Mapping[str, str]
+) -> tuple[bytes, dict[str, _Place]]:
     """The header of a file with the tensors of all ranks, and the place of each."""
     entries: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
     places: dict[str, _Place] = {}
-    begin = 0
+    end = 0
     for writer, outline in enumerate(outlines):
-        for name, (dtype, shape) in outline.items():
-            if name in places:
-                continue
-            if dtype not in _NAME_OF_DTYPE:
-                raise InputError(f"{name} (={dtype}) must have a dtype of safetensors; convert it first")
-            size = torch.Size(shape).numel() * dtype.itemsize
-            entries[name] = {"dtype": _NAME_OF_DTYPE[dtype], "shape": shape, "data_offsets": [begin, begin + size]}
-            places[name] = (writer, begin, size)
-            begin += size
+        for name, (dtype, shape, rows) in outline.items():
+            if name not in places:
+                if dtype not in _NAME_OF_DTYPE:
+                    raise InputError(f"{name} (={dtype}) must have a dtype of safetensors; convert it first")
+                begin, end = end, end + torch.Size(shape).numel() * dtype.itemsize
+                entries[name] = {"dtype": _NAME_OF_DTYPE[dtype], "shape": shape, "data_offsets": [begin, end]}
+                places[name] = _Place(begin=begin, num_bytes=end - begin, writers={})
+            for row in (None,) if rows is None else rows:
+                places[name].writers.setdefault(row, writer)
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
     return len(text).to_bytes(8, "little") + text, places
@@ -153,24 +179,26 @@ def _take_room(temporary: Path, path: Path, header: bytes, num_bytes: int) -> No
 
 def _write_mine(file: BinaryIO, tensors: Mapping[str, Tensor], places: Mapping[str, _Place], start: int) -> None:
     for name, tensor in tensors.items():
-        writer, begin, _ = places[name]
-        if writer == rank():
-            file.seek(start + begin)
-            file.write(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        place = places[name]
+        for row, begin, part in _pieces(tensor, place):
+            if place.writers[row] == rank():
+                file.seek(start + begin)
+                file.write(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     file.flush()
     os.fsync(file.fileno())
+
+
+def _pieces(tensor: Tensor, place: _Place) -> Iterator[tuple[int | None, int, Tensor]]:
+    """What this rank has of a tensor: the row, or None for all of it; where that begins; its values."""
+    if isinstance(tensor, LogicalExperts):
+        size = place.num_bytes // tensor.shape[0]
+        for expert, row in tensor.row_of_expert.items():
+            yield expert, place.begin + expert * size, tensor.rows[row]
+    else:
+        yield None, place.begin, tensor
 
 
 def _put_in_place(temporary: Path, path: Path) -> None:
     with explain_os_errors("write", path):
         os.replace(temporary, path)
         sync_folder(path.parent)
-
-
-def _all_gather(value: Any) -> list[Any]:
-    """What each rank has, by rank."""
-    found: list[Any] = [value]
-    if dist.is_initialized():
-        found = [None] * num_ranks()
-        dist.all_gather_object(found, value)
-    return found

@@ -193,6 +193,10 @@ class Parallel:
         """W."""
         return self.tensor * self.data
 
+    def share_of(self, batch: int) -> int:
+        """Sequences of a batch on the group of ranks that gets the most."""
+        return math.ceil(batch / self.data)
+
 
 def parse_ranks(text: str) -> Parallel:
     """Read `8` (eight ranks, experts shared out, the rest copied) or `ep=8,tp=4,dp=2`.
@@ -311,7 +315,7 @@ def rank_memory(
         step_tokens: tokens of all ranks together in the largest forward pass.
     """
     sharded, replicated, experts = max(weights_of_ranks(shape, precision, parallel), key=sum)
-    share = math.ceil(batch / parallel.data)
+    share = parallel.share_of(batch)
     tokens = math.ceil(step_tokens / parallel.data)
     return RankMemory(
         sharded_bytes=sharded,

@@ -1,5 +1,7 @@
 """Engines that keep counts: TensorRT-LLM, DeepSpeed and llama.cpp."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -82,6 +84,21 @@ def test_llama_cpp_activations_are_counted(tmp_path):
         import_llama_cpp(write(path, "1,9\n"), UNNAMED)
     with pytest.raises(ArtifactError, match=r"line 1 is not layer,expert; export it again"):
         import_llama_cpp(write(path, "1;2\n"), UNNAMED)
+
+
+OTHER_LAYERS = dataclasses.replace(UNNAMED, moe_layers=(7, 8, 9))
+SAID = r"has the layers \[1.*\], and experts are in \[7, 8, 9\] by --config or --layers; give the model's own, or leave"
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_tensorrt_llm_names_its_layers_itself(tmp_path, raw):
+    with pytest.raises(InputError, match=SAID):
+        import_tensorrt_llm(statistic(tmp_path, raw=raw), OTHER_LAYERS)
+
+
+def test_llama_cpp_names_its_layers_itself(tmp_path):
+    with pytest.raises(InputError, match=SAID):
+        import_llama_cpp(write(tmp_path / "a.csv", "1,0\n"), OTHER_LAYERS)
 
 
 def test_deepspeed_counts_all_choices_or_the_first(tmp_path):

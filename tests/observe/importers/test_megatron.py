@@ -88,7 +88,11 @@ def test_megatron_bool_maps_have_lost_the_order(tmp_path):
             InputError,
             "not the sa",
         ),
-        (router_trace(choices(2, layers=2)), InputError, r"has the layers \[1, 2\], and the config \[1, 2, 3\]"),
+        (
+            router_trace(choices(2, layers=4)),
+            InputError,
+            r"has the layers \[1, 2, 3, 4\], and experts are in \[1, 2, 3\]",
+        ),
         (router_trace(choices(2)) + "{", ArtifactError, r"line 4 is no JSON \(JSONDecodeError\)"),
     ],
 )
@@ -97,6 +101,11 @@ def test_megatron_traces_that_can_not_be_right(tmp_path, content, error, said):
         import_megatron([write(tmp_path / "a.jsonl", content)], SHAPE)
     with pytest.raises(InputError, match=r"files end in \['.txt'\] and must be one .pt, or .jsonl router traces"):
         import_megatron([tmp_path / "a.txt"], SHAPE)
+
+
+def test_megatron_pipeline_stage_has_a_part_of_the_layers(tmp_path):
+    trace = import_megatron([write(tmp_path / "a.jsonl", router_trace(choices(2, layers=2)))], SHAPE)
+    assert trace.layer_index.tolist() == [1, 2]
 
 
 def test_megatron_passes_without_tokens(tmp_path):

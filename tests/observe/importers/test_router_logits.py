@@ -57,7 +57,7 @@ def test_router_logits_with_padding(tmp_path):
             logits()[:2],
             "mixtral",
             InputError,
-            r"has 2 entries and the model 3 routed layers; entry i need not be layer",
+            r"has 2 entries for the model's routed layers, of which it has 3; entry i need not be layer",
         ),
         ((), "mixtral", ArtifactError, "holds no tuple of router logits"),
         ((torch.zeros(2, 8), torch.zeros(3, 8)), "mixtral", ArtifactError, "are of different shapes, or empty"),

@@ -1,5 +1,7 @@
 """The files of SGLang's expert distribution recorder, and what is ambiguous in them."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -163,6 +165,10 @@ def test_sglang_older_csv_per_rank(tmp_path):
     assert trace.counts.tolist() == [[3, 0, 0, 0, 0, 0, 0, 10], [0, 0, 2, 0, 0, 0, 0, 0]]
     with pytest.raises(InputError, match=r"expert id 8 is outside \[0, 8\); give the right --experts"):
         import_sglang([write(tmp_path / "b.csv", "1,8,1\n")], UNNAMED)
+    dense = write(tmp_path / "dense.csv", "0,0,0\n1,1,1\n")
+    assert import_sglang([dense], SHAPE).layer_index.tolist() == [1]
+    with pytest.raises(InputError, match=r"dense.csv has the layers \[1\], and experts are in \[2\] by --config or"):
+        import_sglang([dense], dataclasses.replace(SHAPE, moe_layers=(2,)))
     with pytest.raises(ArtifactError, match=r"line 2 is not layer_id,expert_id,count; export it again"):
         import_sglang([write(tmp_path / "b.csv", "1,1,1\n1,x,1\n")], UNNAMED)
     with pytest.raises(InputError, match=r"files end in \['.csv', '.pt'\] and must all be .json or .jsonl, or .pt, or"):

@@ -15,6 +15,7 @@ from headgate.integrations.transformers.balancing import Balanced, balance
 from headgate.integrations.transformers.formulas import Formula, formula_from_config, spec_from_config
 from headgate.integrations.transformers.norms import measure_norms
 from headgate.integrations.transformers.parallel import expert_parallel, load_expert_parallel
+from headgate.integrations.transformers.parallel_saving import save_expert_parallel
 from headgate.integrations.transformers.recording import make_trace
 from headgate.integrations.transformers.replay import replay
 from headgate.integrations.transformers.switch import Acceleration, LayerBackend, accelerate, register, restore
@@ -39,6 +40,7 @@ __all__ = [
     "register",
     "replay",
     "restore",
+    "save_expert_parallel",
     "spec_from_config",
     "tap",
 ]

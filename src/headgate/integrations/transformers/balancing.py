@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from headgate.balance import add_loss_gradient, switch_loss, z_loss
 from headgate.errors import InputError
-from headgate.integrations.transformers.formulas import Formula, formula_from_config
+from headgate.integrations.transformers.formulas import Formula, formula_or_reason
 from headgate.integrations.transformers.sites import Site
 from headgate.integrations.transformers.tap import describe_pass, positional, require_sites
 from headgate.integrations.transformers.wires import Choice, find_router, wire_of
@@ -56,7 +56,8 @@ def balance(model: nn.Module, *, switch: float = 0.01, z: float = 0.0) -> Balanc
         InputError: the model has no MoE layer, or none that can be balanced.
     """
     sites = require_sites(model)
-    formulas = {site.path: _formula(model, site) for site in sites}
+    config = getattr(model, "config", None)
+    formulas = {site.path: formula_or_reason(config, layer_index=site.layer_index) for site in sites}
     skipped = {site.path: reason for site in sites if (reason := _why_not(model, site, formulas[site.path]))}
     if len(skipped) == len(sites):
         raise InputError(f"model (={type(model).__name__}) has no layer to balance: {next(iter(skipped.values()))}")
@@ -134,11 +135,6 @@ def _loss(
     counts = torch.bincount(kept[kept >= 0], minlength=logits.shape[1])
     loss = coefficients["switch"] * switch_loss(scores, counts, is_padding=is_padding)
     return loss + coefficients["z"] * z_loss(logits.float(), is_padding=is_padding) if coefficients["z"] else loss
-
-
-def _formula(model: nn.Module, site: Site) -> Formula:
-    config: Any = model.config
-    return formula_from_config(config, layer_index=site.layer_index)
 
 
 def _why_not(model: nn.Module, site: Site, formula: Formula) -> str:

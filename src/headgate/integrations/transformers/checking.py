@@ -13,8 +13,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from headgate.errors import ArtifactError, InputError
-from headgate.integrations.transformers.hub import reading_options
-from headgate.integrations.transformers.inspection import load_config, require_one_text
+from headgate.integrations.transformers.checkpoint import load_causal_model, load_tokenizer
 from headgate.integrations.transformers.recording import known_specs, make_trace
 from headgate.integrations.transformers.tap import Tape, require_sites, tap
 from headgate.observe.battery import RANKED, ModelPass, changed_fraction, choose_in, examine
@@ -80,22 +79,13 @@ def load_checkpoint(name: str) -> tuple[nn.Module, Any]:
 
     Raises:
         ArtifactError: there is no such model, or its weights are missing.
-        InputError: it has no MoE layer, or an encoder.
+        InputError: it has no MoE layer, has an encoder, or is no language model.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    require_one_text(load_config(name), name)
-    options = reading_options(name)
+    model = load_causal_model(name)
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(name, dtype="auto", **options)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise ArtifactError(f"{name} can't be loaded: {reason}; it needs weights of a causal language model") from error
-    require_sites(model)
-    try:
-        return model.eval(), AutoTokenizer.from_pretrained(name, **options)
-    except (OSError, ValueError, KeyError):  # what transformers raises where there is none
-        return model.eval(), None
+        return model, load_tokenizer(name)
+    except ArtifactError:
+        return model, None
 
 
 def text_to_check(model: Any, tokenizer: Any, texts: Sequence[str]) -> tuple[Int[Tensor, "B S"], Finding]:

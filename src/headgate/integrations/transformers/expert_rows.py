@@ -19,7 +19,9 @@ from headgate.errors import ArtifactError, BackendError
 from headgate.integrations.transformers.gates import WEIGHT_NAMES
 from headgate.integrations.transformers.sites import Site
 
-_NUMBER = re.compile(r"experts\.(\d+)\.")
+EXPERT_NUMBER = re.compile(r"experts\.(\d+)\.")
+"""Where the name of a tensor of one expert says which."""
+
 # Operations that treat every expert by itself when they work on another axis than the first.
 _ALONG_AN_AXIS = ("Concatenate", "Chunk", "Split", "Interleave")
 
@@ -110,7 +112,7 @@ def choose_tensors(
             continue
         names.require_separate(target, pattern)
         mine = held[site.path]
-        number = _NUMBER.search(key)
+        number = EXPERT_NUMBER.search(key)
         if pattern is None or "*" not in pattern or number is None:
             _require_count(key, source.get_shape()[0], site)
             kept[key] = ExpertRows(source=source, rows=mine)

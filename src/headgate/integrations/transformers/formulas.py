@@ -80,6 +80,21 @@ def formula_from_config(config: _Config, *, layer_index: int | None = None) -> F
     return Formula(spec=_FORMULAS[name](text), gives="ids" if name in _IDS_ALONE else "ids and weights", note=note)
 
 
+def formula_or_reason(config: _Config, *, layer_index: int | None = None) -> Formula:
+    """As `formula_from_config`; where that raises, a formula without a spec that notes why.
+
+    Args:
+        config: of the model, or None where it has none.
+        layer_index: the decoder layer, where layers differ.
+    """
+    if config is None:
+        return Formula(spec=None, gives="nothing", note="the model has no configuration that says its formula")
+    try:
+        return formula_from_config(config, layer_index=layer_index)
+    except SpecError as error:
+        return Formula(spec=None, gives="nothing", note=str(error))
+
+
 def known_model_types() -> list[str]:
     """The architectures that `formula_from_config` knows, sorted."""
     return sorted({*_FORMULAS, *_UNKNOWABLE})
@@ -338,6 +353,8 @@ _NOTES: Mapping[str, str] = MappingProxyType(
 
 _UNKNOWABLE: Mapping[str, str] = MappingProxyType(
     {
-        "vitpose_backbone": "there is no router: the caller names the expert by its data set",
+        **dict.fromkeys(
+            ("vitpose", "vitpose_backbone"), "there is no router: the caller names the expert by its data set"
+        ),
     }
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from headgate.errors import ArtifactError, InputError, SpecError
-from headgate.integrations.transformers.formulas import Formula, formula_from_config
+from headgate.errors import ArtifactError, InputError
+from headgate.integrations.transformers.formulas import formula_or_reason
 from headgate.integrations.transformers.hub import reading_options
 from headgate.integrations.transformers.recorded_shape import count_experts
 from headgate.integrations.transformers.sites import Site, find_sites
@@ -104,22 +105,14 @@ def load_config(model: str) -> Any:
         return AutoConfig.from_pretrained(model, **reading_options(model))
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if path.exists():
+            raise ArtifactError(
+                f"the configuration of {model} can't be used: {reason.rstrip('.')}; give one that save_pretrained "
+                "wrote, or upgrade transformers where it is newer"
+            ) from error
         raise ArtifactError(
             f"there is no model {model!r} to read: {reason.rstrip('.')}; check the name, or the connection"
         ) from error
-
-
-def require_one_text(config: Any, model: str) -> None:
-    """Refuse a model with an encoder, where one text is to be run through all of its layers.
-
-    Raises:
-        InputError: says what can be done with such a model.
-    """
-    if getattr(config, "is_encoder_decoder", False):
-        raise InputError(
-            f"model (={model}) of type {config.model_type!r} must be a causal language model, and it has an encoder: "
-            "its layers see two texts; run it yourself within headgate.tap, or use headgate inspect and headgate size"
-        )
 
 
 def inspect_model(model: str) -> Inspection:
@@ -133,12 +126,7 @@ def inspect_model(model: str) -> Inspection:
         InputError: it has no MoE layers.
     """
     config = load_config(model)
-    built = build_on_meta(config)
-    sites = find_sites(built)
-    if not sites:
-        raise InputError(
-            f"model (={model}) has no MoE layers; model_type {config.model_type!r} is a dense architecture"
-        )
+    built, sites = find_sites_on_meta(config, model)
     dtype = config.dtype or config.get_text_config().dtype or torch.float32
     backends = plan_switch(sites)
     return Inspection(
@@ -152,27 +140,69 @@ def inspect_model(model: str) -> Inspection:
     )
 
 
-def build_on_meta(config: Any) -> nn.Module:
+def find_sites_on_meta(config: Any, name: str) -> tuple[nn.Module, list[Site]]:
+    """The model without weights, and where its experts are; as `build_on_meta`.
+
+    Raises:
+        InputError: it has no MoE layers.
+    """
+    built = build_on_meta(config, name)
+    sites = find_sites(built)
+    if not sites:
+        raise InputError(
+            f"model (={name}) has no MoE layers, and there is no routing to see: {config.model_type!r} is a dense "
+            "architecture; give a Mixture-of-Experts model"
+        )
+    return built, sites
+
+
+def build_on_meta(config: Any, name: str) -> nn.Module:
     """The model with shapes and without weights.
+
+    Args:
+        config: of the model.
+        name: what the user calls it.
 
     Raises:
         ArtifactError: transformers has no model for the configuration.
+        InputError: a value of the configuration builds no model.
     """
-    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMultimodalLM, AutoModelForSeq2SeqLM
+    build = _builder(config)
+    if build is None:
+        raise ArtifactError(
+            f"transformers builds no model from model_type {config.model_type!r} alone; give the configuration of the "
+            "whole model, or upgrade transformers where it is newer"
+        )
+    try:
+        with torch.device("meta"):
+            built: nn.Module = build(config)
+    except (TypeError, ValueError, AttributeError, KeyError, ZeroDivisionError, IndexError, RuntimeError) as error:
+        # Whatever transformers' own code does with a value that it never expected.
+        raise InputError(
+            f"model (={name}) can't be built from its configuration: {type(error).__name__}: {error}; "
+            f"check the values against another model of type {config.model_type!r}"
+        ) from error
+    return built
 
-    kinds: list[Any] = [AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForMultimodalLM, AutoModel]
-    if config.get_text_config() is not config:
-        kinds.insert(0, AutoModelForMultimodalLM)  # with its towers; the first would leave some of them out
+
+def _builder(config: Any) -> Callable[[Any], Any] | None:
+    """What builds a model from a configuration: an automatic class, or else the class that wrote it."""
+    import transformers
+
+    kinds: list[Any] = [transformers.AutoModelForCausalLM, transformers.AutoModelForSeq2SeqLM]
+    # With its towers, where it has some; the first would leave some of them out.
+    kinds.insert(len(kinds) if config.get_text_config() is config else 0, transformers.AutoModelForMultimodalLM)
+    kinds += [transformers.AutoModelForPoseEstimation, transformers.AutoModel, transformers.AutoBackbone]
     for kind in kinds:
         if type(config) in kind._model_mapping:
-            with torch.device("meta"):
-                built: nn.Module = kind.from_config(config)
-            return built
-    raise ArtifactError(f"transformers has no model for model_type {config.model_type!r}; upgrade it")
+            builder: Callable[[Any], Any] = kind.from_config
+            return builder
+    written_by = (getattr(transformers, name, None) for name in config.architectures or ())
+    return next((found._from_config for found in written_by if found is not None), None)
 
 
 def _inspect_site(model: nn.Module, site: Site, backend: str) -> InspectedLayer:
-    formula = _formula(model, site)
+    formula = formula_or_reason(model.config, layer_index=site.layer_index)
     spec = formula.spec
     return InspectedLayer(
         path=site.path,
@@ -187,13 +217,6 @@ def _inspect_site(model: nn.Module, site: Site, backend: str) -> InspectedLayer:
         shared={name: count_parameters(child) for name, child in shared_experts_of(model, site).items()},
         backend=backend,
     )
-
-
-def _formula(model: nn.Module, site: Site) -> Formula:
-    try:
-        return formula_from_config(model.config, layer_index=site.layer_index)
-    except SpecError as error:
-        return Formula(spec=None, gives="nothing", note=str(error))
 
 
 def _backend(config: Any, planned: LayerBackend, dtype: torch.dtype) -> str:

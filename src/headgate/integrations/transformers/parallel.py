@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -17,40 +17,15 @@ from headgate.flow import DispatchPlan
 from headgate.integrations.transformers.backend import Routed, plan_all, read_weights, run_planned
 from headgate.integrations.transformers.gates import WEIGHT_NAMES
 from headgate.integrations.transformers.parallel_loading import build_skeleton, load_experts
+from headgate.integrations.transformers.parallel_saving import save_expert_parallel
 from headgate.integrations.transformers.sites import Kind, Site
 from headgate.integrations.transformers.tap import require_sites
 from headgate.layout import ExpertLayout
 from headgate.parallel.agree import check_agreement
-from headgate.parallel.exchange import Exchange
-from headgate.parallel.experts import shard_local
-from headgate.parallel.replicas import GradientRule
 from headgate.parallel.routes import Placement
+from headgate.parallel.spread import Spread, keep_spread, set_local, spread_of
 from headgate.parallel.style import check_fit, chunk_experts
-from headgate.parallel.two_level import TwoLevelExchange, as_one_dimension, make_exchange
-
-_KEPT = "_headgate_spread"
-"""The attribute of an experts module that says how its experts are spread over ranks."""
-
-
-class Spread(NamedTuple):
-    """How one layer's experts are spread.
-
-    Attributes:
-        placement: where each expert lives.
-        exchange: how tokens travel.
-        rule: what becomes of the gradients.
-        rank: this one.
-    """
-
-    placement: Placement
-    exchange: Exchange | TwoLevelExchange
-    rule: GradientRule
-    rank: int
-
-    @property
-    def local_experts(self) -> tuple[int, ...]:
-        """The experts on this rank, in the order of its weights."""
-        return self.placement.rank_experts[self.rank]
+from headgate.parallel.two_level import as_one_dimension
 
 
 def expert_parallel(
@@ -138,12 +113,6 @@ def load_expert_parallel(
     return _spread(model, _require_spreadable(model), mesh, placements, average_gradients=average_gradients)
 
 
-def spread_of(experts: nn.Module) -> Spread | None:
-    """How a module's experts are spread over ranks; None where they are not."""
-    found: Spread | None = vars(experts).get(_KEPT)
-    return found
-
-
 def _require_spreadable(model: nn.Module) -> list[Site]:
     sites = require_sites(model)
     for site in sites:
@@ -195,30 +164,29 @@ def _spread(
     model: Any, sites: list[Site], mesh: DeviceMesh, placements: Mapping[str, Placement], *, average_gradients: bool
 ) -> Any:
     """Let the modules, which hold this rank's experts alone, exchange tokens."""
-    ranks = as_one_dimension(mesh)
-    if ranks.size() == 1:
+    if mesh.size() == 1:
         return model
-    group, rank = ranks.get_group(), ranks.get_local_rank()
-    factor = 1.0 / ranks.size() if average_gradients else 1.0
     for site in sites:
-        placement = placements[site.path]
-        for name, weight in _weights(site.module).items():
-            sharded = shard_local(weight.detach(), ranks, placement)
-            setattr(site.module, name, nn.Parameter(sharded, requires_grad=weight.requires_grad))
-        rule = GradientRule(placement, group, rank, factor)
-        setattr(site.module, _KEPT, Spread(placement, make_exchange(mesh, placement), rule, rank))
+        weights, placement = _weights(site.module), placements[site.path]
+        spread = Spread.over(mesh, placement, weights=tuple(weights), average_gradients=average_gradients)
+        keep_spread(site.module, spread)
+        for name, weight in weights.items():
+            set_local(site.module, name, weight.detach(), requires_grad=weight.requires_grad)
         site.module.forward = types.MethodType(_forward, site.module)
     if hasattr(model, "generate"):
         model.generate = partial(model.generate, synced_gpus=True)
-    model.save_pretrained = _refuse_saving
+    model.save_pretrained = types.MethodType(_save_pretrained, model)
     return model
 
 
-def _refuse_saving(*args: Any, **kwargs: Any) -> None:
-    raise BackendError(
-        "save_pretrained can't put together experts that are spread over ranks; save each rank's state_dict(), or save "
-        "the model before expert_parallel"
-    )
+def _save_pretrained(self: Any, save_directory: Any, **options: Any) -> None:
+    """In the place of the model's own `save_pretrained`: `save_expert_parallel`."""
+    if options:
+        raise InputError(
+            f"save_pretrained's {', '.join(options)} (given) can't be kept where experts are spread over ranks; leave "
+            "them out, or use headgate.parallel.save_checkpoint"
+        )
+    save_expert_parallel(self, save_directory)
 
 
 # Message lengths are known only at run time: the exchange is not compiled, all around it is.
@@ -230,7 +198,8 @@ def _forward(
     top_k_weights: Float[Tensor, "T K"],
 ) -> Float[Tensor, "T D"]:
     """In the place of the experts' own forward: send each token to its experts' ranks, and add up what they return."""
-    spread: Spread = getattr(self, _KEPT)
+    spread = spread_of(self)
+    assert spread is not None  # Whoever put this forward there spread the experts.
     names, sharded = zip(*_weights(self).items(), strict=True)
     bound = spread.rule.bind([weight.to_local() for weight in sharded])
     weights = read_weights(self, dict(zip(names, bound, strict=True)))
@@ -238,11 +207,6 @@ def _forward(
     def run_local(tokens: Tensor, plan: DispatchPlan, combine_weights: Tensor) -> Tensor:
         return run_planned(self, Routed(x=tokens, plan=plan, combine_weights=combine_weights), weights)
 
-    y, _, _ = spread.exchange.run(
-        hidden_states.to(weights.down.dtype),
-        plan_all(top_k_index, int(self.num_experts)),
-        top_k_weights,
-        run_local,
-        num_experts=len(spread.local_experts),
-    )
+    plan = plan_all(top_k_index, int(self.num_experts))
+    y, _ = spread.run(hidden_states.to(weights.down.dtype), plan, top_k_weights, run_local)
     return y.to(hidden_states.dtype)

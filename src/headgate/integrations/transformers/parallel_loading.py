@@ -70,7 +70,7 @@ def build_skeleton(path: str, model_class: Any = None) -> nn.Module:
             "use a checkpoint in float32, float16 or bfloat16"
         )
     if model_class is None:
-        return build_on_meta(config)
+        return build_on_meta(config, str(path))
     with torch.device("meta"):
         built: nn.Module = model_class(config)
     return built

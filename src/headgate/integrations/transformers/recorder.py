@@ -11,14 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from headgate.errors import ArtifactError, InputError
-from headgate.integrations.transformers.hub import reading_options
-from headgate.integrations.transformers.inspection import load_config, require_one_text
+from headgate.errors import InputError
+from headgate.integrations.transformers.checkpoint import load_causal_model, load_tokenizer
 from headgate.integrations.transformers.norms import describe_unmeasured, measure_norms
 from headgate.integrations.transformers.provenance import describe_recording
 from headgate.integrations.transformers.recording import make_trace
 from headgate.integrations.transformers.resume import Begun
-from headgate.integrations.transformers.tap import require_sites, tap
+from headgate.integrations.transformers.tap import tap
 from headgate.integrations.transformers.texts import NamedText, TextSummary, Warn, split_texts, summarise_sequences
 from headgate.observe.trace import RoutingTrace
 
@@ -49,22 +48,10 @@ def load_model(name: str) -> tuple[nn.Module, Any]:
 
     Raises:
         ArtifactError: there is no such model, or its weights or its tokenizer are missing.
-        InputError: it has no MoE layer, or an encoder.
+        InputError: it has no MoE layer, has an encoder, or is no language model.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    require_one_text(load_config(name), name)
-    options = reading_options(name)
-    try:
-        model: Any = AutoModelForCausalLM.from_pretrained(name, dtype="auto", **options)
-        tokenizer = AutoTokenizer.from_pretrained(name, **options)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ArtifactError(
-            f"{name} can't be loaded: {lines[0].rstrip('.')}; it needs weights and a tokenizer"
-        ) from error
-    require_sites(model)
-    return model.eval(), tokenizer
+    model = load_causal_model(name)
+    return model, load_tokenizer(name)
 
 
 def context_length(model: Any, *, generate: int) -> int:

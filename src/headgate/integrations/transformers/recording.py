@@ -10,9 +10,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
-from headgate.errors import InputError, SpecError
+from headgate.errors import InputError
 from headgate.flow import NO_EXPERT
-from headgate.integrations.transformers.formulas import formula_from_config
+from headgate.integrations.transformers.formulas import formula_or_reason
 from headgate.integrations.transformers.tap import ForwardPass, LayerTape, Tape
 from headgate.nn.norms import Norms
 from headgate.observe.metrics import router_entropy, select_margin
@@ -77,17 +77,13 @@ def make_trace(
 
 
 def known_specs(tape: Tape) -> dict[str, RouterSpec | None]:
-    """Each layer's router by module path, as the model's configuration gives it; None where no spec says it."""
-    return {path: _known_spec(tape.config, layer.layer_index) for path, layer in tape.layers.items()}
+    """Each layer's router by module path, as the model's configuration gives it; None where no spec says it.
 
-
-def _known_spec(config: Any, layer_index: int) -> RouterSpec | None:
-    if config is None:
-        return None
-    try:
-        return formula_from_config(config, layer_index=layer_index).spec
-    except SpecError:  # an architecture that is newer than our formulas: its routing is recorded all the same
-        return None
+    An architecture may be newer than our formulas: its routing is recorded all the same.
+    """
+    return {
+        path: formula_or_reason(tape.config, layer_index=layer.layer_index).spec for path, layer in tape.layers.items()
+    }
 
 
 def _token_order(passes: Sequence[ForwardPass]) -> Int[Tensor, " T"]:

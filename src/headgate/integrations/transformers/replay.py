@@ -10,9 +10,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from headgate.errors import InputError, SpecError
+from headgate.errors import InputError
 from headgate.flow import NO_EXPERT
-from headgate.integrations.transformers.formulas import Formula, formula_from_config
+from headgate.integrations.transformers.formulas import formula_or_reason
 from headgate.integrations.transformers.recorded_shape import count_experts
 from headgate.integrations.transformers.sites import Site
 from headgate.integrations.transformers.tap import positional, require_sites
@@ -94,7 +94,7 @@ def require_formula(model: nn.Module, site: Site) -> RouterSpec:
     Raises:
         InputError: there is none.
     """
-    formula = _formula(model, site)
+    formula = formula_or_reason(getattr(model, "config", None), layer_index=site.layer_index)
     spec = formula.spec
     if spec is None or formula.gives != "ids and weights" or spec.selection == "sparsemixer":
         reason = formula.note or "its weights depend on how its experts were drawn"
@@ -103,16 +103,6 @@ def require_formula(model: nn.Module, site: Site) -> RouterSpec:
             "replay with weights='recorded'"
         )
     return spec
-
-
-def _formula(model: nn.Module, site: Site) -> Formula:
-    config: Any = getattr(model, "config", None)
-    if config is None:
-        return Formula(spec=None, gives="nothing", note="the model has no configuration that says its formula")
-    try:
-        return formula_from_config(config, layer_index=site.layer_index)
-    except SpecError as error:
-        return Formula(spec=None, gives="nothing", note=str(error))
 
 
 class _Reel:

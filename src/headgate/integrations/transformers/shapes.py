@@ -7,11 +7,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from headgate.errors import ArtifactError, InputError, SpecError
+from headgate.errors import ArtifactError, InputError
 from headgate.integrations.transformers.cache_probe import probe_cache
-from headgate.integrations.transformers.formulas import formula_from_config
+from headgate.integrations.transformers.formulas import formula_or_reason
 from headgate.integrations.transformers.inspection import build_on_meta, load_config
 from headgate.integrations.transformers.recorded_shape import count_experts, count_zero_experts
 from headgate.integrations.transformers.roles import Classifier, used_shape, weight_of
@@ -63,7 +61,7 @@ def model_shape(config: Any, *, name: str) -> ModelShape:
 
     Raises:
         ArtifactError: transformers has no model for it.
-        InputError: a value of the configuration builds no model.
+        InputError: a value of the configuration builds no model, or it is no language model.
         SpecError: a layer that can't be, such as more choices than experts.
 
     Example:
@@ -71,8 +69,13 @@ def model_shape(config: Any, *, name: str) -> ModelShape:
         >>> model_shape(MixtralConfig(), name="mixtral-8x7b").total
         46702792704
     """
-    built = _build(config, name)
     text = config.get_text_config()
+    if not hasattr(text, "hidden_size"):
+        raise InputError(
+            f"model (={name}) of type {config.model_type!r} must be a language model, or hold one; what its experts "
+            "are, headgate inspect says"
+        )
+    built = build_on_meta(config, name)
     sites = find_sites(built)
     num_experts = {site.path: count_experts(site) - count_zero_experts(site) for site in sites}
     classifier = Classifier(built, sites, num_experts)
@@ -95,17 +98,6 @@ def model_shape(config: Any, *, name: str) -> ModelShape:
         **_formats(config),
         notes=(*_notes(config, {group.role for group in weights}), *cache_notes),
     )
-
-
-def _build(config: Any, name: str) -> nn.Module:
-    try:
-        return build_on_meta(config)
-    except (TypeError, ValueError, AttributeError, KeyError, ZeroDivisionError, IndexError, RuntimeError) as error:
-        # Whatever transformers' own code does with a value that it never expected.
-        raise InputError(
-            f"model (={name}) can't be built from its configuration: {type(error).__name__}: {error}; "
-            f"check the values against another model of type {config.model_type!r}"
-        ) from error
 
 
 def _routed_layer(model: Any, site: Site, num_experts: int, classifier: Classifier) -> RoutedLayer | None:
@@ -132,10 +124,7 @@ def _routed_layer(model: Any, site: Site, num_experts: int, classifier: Classifi
 
 
 def _top_k(model: Any, site: Site) -> int:
-    try:
-        spec = formula_from_config(model.config, layer_index=site.layer_index).spec
-    except SpecError:
-        spec = None
+    spec = formula_or_reason(model.config, layer_index=site.layer_index).spec
     if spec is not None:
         return spec.top_k
     for holder in (model.config.get_text_config(), site.module, getattr(site.module, "router", None)):

@@ -11,8 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from headgate.errors import ArtifactError, InputError
+from headgate.wording import number_of
 
 Warn = Callable[[str], None]
+
+NUM_NAMED = 5
+"""Of the texts that are cut, so many are named; the others are counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,17 +84,21 @@ def split_texts(tokenizer: Any, texts: Iterable[NamedText], *, max_length: int, 
         tokenizer: of the model.
         texts: to cut.
         max_length: tokens of a sequence at most.
-        warn: gets a line about each text that is cut or left out.
+        warn: gets a line about each text that is left out, and about the first that are cut.
     """
+    num_cut = 0
     for one in texts:
         ids: list[int] = tokenizer(one.text, verbose=False)["input_ids"] if one.text else []
         if not ids:
             warn(f"{one.name} has no tokens; it is left out")
             continue
         pieces = [ids[first : first + max_length] for first in range(0, len(ids), max_length)]
-        if len(pieces) > 1:
+        num_cut += len(pieces) > 1
+        if len(pieces) > 1 and num_cut <= NUM_NAMED:
             warn(f"{one.name} has {len(ids)} tokens, the context {max_length}: it is {len(pieces)} sequences")
         yield from pieces
+    if num_cut > NUM_NAMED:
+        warn(f"the same goes for {number_of(num_cut - NUM_NAMED, 'other text')}")
 
 
 def summarise_sequences(sequences: Iterable[Sequence[int]]) -> TextSummary:

@@ -85,6 +85,7 @@ def _of_counts(files: Sequence[Path], shape: RouterShape) -> RoutingTrace:
             if values.shape != (num_experts,):
                 raise ArtifactError(f"{file}: layer {layer} has counts of shape {values.shape}, not ({num_experts},)")
             counts[layer] += values
+    shape.require_layers(counts, files[0])
     return build_counts(dict(counts), path=files[0], metadata={"engine": "tensorrt-llm"}, top_k=shape.top_k)
 
 
@@ -105,6 +106,7 @@ def _of_raw(files: Sequence[Path], shape: RouterShape) -> RoutingTrace:
             sequences.append(RoutedSequence(ids=np.stack(list(found.values()), axis=1)))
     if layers is None:
         raise InputError(f"{files[0]} holds no iteration; was anything recorded?")
+    shape.require_layers(layers, files[0])
     named = RouterShape(num_experts=shape.num_experts, top_k=shape.top_k, moe_layers=layers)
     return build_trace(sequences, named, path=files[0], metadata={"engine": "tensorrt-llm"})
 
@@ -168,4 +170,5 @@ def import_llama_cpp(path: Path, shape: RouterShape) -> RoutingTrace:
         if expert >= num_experts:
             raise InputError(f"{path}: expert id {expert} is outside [0, {num_experts}); give the right --experts")
         counts[layer][expert] += 1
+    shape.require_layers(counts, path)
     return build_counts(dict(counts), path=path, metadata={"engine": "llama.cpp"}, top_k=shape.top_k)

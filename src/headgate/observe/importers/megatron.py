@@ -105,10 +105,7 @@ def _of_router_traces(paths: Sequence[Path], shape: RouterShape) -> RoutingTrace
                 f"{path}: step {step} has not the same tokens in each of the layers {layers[:8]}; "
                 "with pipeline stages, import and merge each stage (headgate export --by layers)"
             )
-    if shape.moe_layers is not None and tuple(layers) != shape.moe_layers:
-        raise InputError(
-            f"{paths[0]} has the layers {layers[:8]}, and the config {list(shape.moe_layers)[:8]}; give its own"
-        )
+    shape.require_layers(layers, paths[0])
     sequences = [RoutedSequence(ids=np.stack([found[layer].ids for layer in layers], axis=1)) for _, found in in_order]
     # The record names its layers, so nothing is left to ask.
     trace = build_trace(sequences, replace(shape, moe_layers=tuple(layers)), path=paths[0], metadata=_METADATA)

@@ -21,6 +21,7 @@ from headgate.observe.pieces import count_rows
 from headgate.observe.trace import Phase, RoutingTrace
 from headgate.scores import compute_scores
 from headgate.spec import RouterSpec, preset
+from headgate.wording import number_of
 
 _SUM_TOLERANCE = 1e-2
 """Rounding each probability to bfloat16 moves their sum by at most 2^-9 of it, 0.002."""
@@ -43,10 +44,10 @@ def import_router_logits(path: Path, shape: RouterShape, *, router: str | None) 
     spec = _spec(router, logits[0].shape[1], shape)
     _require_logits(logits, path)
     if shape.moe_layers is None or len(shape.moe_layers) != len(logits):
-        known = None if shape.moe_layers is None else len(shape.moe_layers)
+        known = "how many is not known" if shape.moe_layers is None else f"of which it has {len(shape.moe_layers)}"
         raise InputError(
-            f"{path} has {len(logits)} entries and the model {known} routed layers; entry i need not be layer i, so "
-            "give the model's config.json (--config), or name them by --layers"
+            f"{path} has {number_of(len(logits), 'entry', 'entries')} for the model's routed layers, {known}; entry i "
+            "need not be layer i, so give the model's config.json (--config), or name them by --layers"
         )
     stacked = torch.stack(logits)
     kinds: dict[str, Any] = {"score": spec.score, "score_dtype": "float32", "model_dtype": torch.float32}

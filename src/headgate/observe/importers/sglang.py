@@ -121,7 +121,7 @@ def read_count_csv(paths: Sequence[Path], shape: RouterShape) -> dict[int, NDArr
     """Add up CSV files of `layer_id,expert_id,count`, one per rank.
 
     Raises:
-        InputError: an expert that there is none of.
+        InputError: an expert or a layer that there is none of.
         ArtifactError: not such a file.
     """
     num_experts = shape.require("num_experts", "--experts")
@@ -131,7 +131,10 @@ def read_count_csv(paths: Sequence[Path], shape: RouterShape) -> dict[int, NDArr
             if expert >= num_experts:
                 raise InputError(f"{path}: expert id {expert} is outside [0, {num_experts}); give the right --experts")
             counts[layer][expert] += count
-    return dict(counts)
+    # Dense layers have empty rows here, too.
+    busy = {layer: rows for layer, rows in counts.items() if rows.any()}
+    shape.require_layers(busy, paths[0])
+    return busy
 
 
 def _import_recorder(paths: Sequence[Path], shape: RouterShape) -> RoutingTrace:
@@ -181,7 +184,10 @@ def _busy_layers(total: NDArray[np.int64], shape: RouterShape) -> dict[int, NDAr
 
 def _logical_map(dump: dict[str, Any], path: Path) -> NDArray[np.int64]:
     if not isinstance(dump.get("last_physical_to_logical_map"), torch.Tensor):
-        raise InputError(f"{path} has physical ids and no last_physical_to_logical_map, so what they are is unknown")
+        raise InputError(
+            f"{path} has physical ids and no last_physical_to_logical_map, so what they are is unknown; give the whole "
+            "dump, as the recorder wrote it"
+        )
     return _array(dump["last_physical_to_logical_map"], 2, "last_physical_to_logical_map", path)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,19 @@ class RouterShape:
         if value is None:
             raise InputError(f"{name} is not in the file; give the model's config.json (--config) or {option}")
         return value
+
+    def require_layers(self, layers: Iterable[int], path: Path) -> None:
+        """That the layers which a file names have experts in this model, where that is known.
+
+        Raises:
+            InputError: one of them has none.
+        """
+        found = sorted(layers)
+        if self.moe_layers is not None and not set(found) <= set(self.moe_layers):
+            raise InputError(
+                f"{path} has the layers {found[:8]}, and experts are in {list(self.moe_layers)[:8]} by --config or "
+                "--layers; give the model's own, or leave --layers out, as the file names its layers"
+            )
 
 
 def shape_of_config(path: Path) -> RouterShape:

@@ -28,6 +28,7 @@ from headgate.observe.importers.build import RoutedSequence, build_trace
 from headgate.observe.importers.decode import decode_base64, nested_ids, parse_npy, read_json, read_json_lines
 from headgate.observe.importers.shape import RouterShape
 from headgate.observe.trace import RoutingTrace
+from headgate.wording import number_of
 
 RAW_DTYPES = ("uint8", "uint16", "int16", "int32")
 
@@ -95,9 +96,10 @@ def shape_flat(flat: NDArray[Any], shape: RouterShape, path: Path, num_bytes: in
     counts = sorted(usual if shape.num_rows is None else {shape.num_rows})
     fits = [layers for layers in counts if flat.nbytes == num_bytes and flat.size % (layers * top_k) == 0]
     if not fits:
+        width = number_of(flat.dtype.itemsize, "byte")
         raise InputError(
             f"{path} has {num_bytes} bytes, which are no whole number of tokens with {' or '.join(map(str, counts))} "
-            f"layers and {top_k} choices of {flat.dtype.itemsize} bytes; give the right --config or --dtype"
+            f"layers and {top_k} choices of {width}; give the right --config or --dtype"
         )
     if len(fits) > 1:
         raise InputError(f"{path} may hold {fits[0]} or {fits[1]} layers per token, both fit; say which by --rows")
