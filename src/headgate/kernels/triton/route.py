@@ -69,11 +69,13 @@ def route_triton(
         fill_plan(routed.expert_ids, *plan)
 
 
-def choose_blocks(num_tokens: int, num_experts: int, formula: RouterFormula) -> dict[str, int]:
-    """The powers of 2 in which `_decide` works: tokens of a program, experts, choices, groups."""
+def choose_blocks(
+    num_tokens: int, num_experts: int, formula: RouterFormula, *, num_cells: int = _TABLE
+) -> dict[str, int]:
+    """The powers of 2 in which a program works: tokens, experts, choices, groups; tokens times experts in cells."""
     block_e = max(16, triton.next_power_of_2(num_experts))
     return {
-        "BLOCK_T": triton.next_power_of_2(min(num_tokens, _MOST_TOKENS_AT_ONCE, max(1, _TABLE // block_e))),
+        "BLOCK_T": triton.next_power_of_2(min(num_tokens, _MOST_TOKENS_AT_ONCE, max(1, num_cells // block_e))),
         "BLOCK_E": block_e,
         "BLOCK_K": triton.next_power_of_2(formula.top_k),
         "BLOCK_G": triton.next_power_of_2(max(formula.num_groups, 1)),

@@ -24,6 +24,8 @@ from headgate.kernels.triton.decide import (
 )
 from headgate.kernels.triton.route import choose_blocks, describe
 
+_CELLS = 4096  # half of what deciding takes: five tables of them are in registers at once
+
 
 def differentiate_logits(
     gradients: tuple[Tensor | None, Tensor | None, Tensor | None],
@@ -50,7 +52,7 @@ def differentiate_logits(
     out = torch.empty_like(logits, dtype=dtype if formula.linear_dtype == "model" else torch.float32)
     if num_tokens == 0:
         return out
-    blocks = choose_blocks(num_tokens, num_experts, formula)
+    blocks = choose_blocks(num_tokens, num_experts, formula, num_cells=_CELLS)
     given = [None if gradient is None else gradient.contiguous() for gradient in gradients]
     numbers = (num_tokens, float(formula.epsilon), float(formula.scale))
     options = describe(formula, num_experts, dtype)
