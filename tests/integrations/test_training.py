@@ -180,6 +180,39 @@ def test_lightning_logs_at_its_own_steps_and_forgets_validation(tmp_path):
     assert not model.net.router._forward_hooks
 
 
+class Wrapper(lightning.LightningModule):
+    """A model of transformers, as it is trained with Lightning: called by the step alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = zoo.build("qwen3_moe").train()
+
+    def training_step(self, batch: Tensor, index: int) -> Tensor:
+        return self.net(batch, attention_mask=(batch != 0).long(), labels=batch).loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning:lightning")
+def test_lightning_logs_a_model_of_transformers_with_its_margins_and_without_padding(tmp_path):
+    batch = torch.randint(3, zoo.VOCABULARY, (4, 6), generator=torch.Generator().manual_seed(0))
+    batch[:, :2] = 0
+    model, logger = Wrapper(), CSVLogger(tmp_path)
+    options = {"logger": logger, "log_every_n_steps": 1, "default_root_dir": tmp_path}
+    lightning.Trainer(**QUIET, **options, callbacks=[RoutingCallback()]).fit(model, DataLoader(batch, batch_size=4))
+    with open(logger.experiment.metrics_file_path, encoding="utf-8") as file:
+        (entry,) = csv.DictReader(file)
+    with headgate.tap(model.net) as tape:
+        model.training_step(batch, 0)
+    expected = routing_values(model.net, tape)
+    assert expected["routing/margin"] > 0
+    assert {key: float(entry[key]) for key in expected} == pytest.approx(expected)
+    with headgate.tap(model) as wrapped:
+        model.training_step(batch, 0)
+    assert int(wrapped.theirs.passes[0].is_padding.sum()) == 8
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning:lightning")
 def test_a_run_of_lightning_that_breaks_leaves_no_hook(tmp_path):
     class Broken(Model):

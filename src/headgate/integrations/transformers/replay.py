@@ -15,7 +15,7 @@ from headgate.errors import InputError
 from headgate.flow import NO_EXPERT
 from headgate.integrations.transformers.formulas import formula_or_reason
 from headgate.integrations.transformers.recorded_shape import count_experts
-from headgate.integrations.transformers.sites import Site
+from headgate.integrations.transformers.sites import Site, find_holder
 from headgate.integrations.transformers.tap import positional, require_sites, watch_inputs
 from headgate.integrations.transformers.wires import Choice, Wire, find_router, wire_of
 from headgate.nn.routing import weigh
@@ -52,7 +52,8 @@ def replay(model: nn.Module, trace: RoutingTrace, *, weights: Weights = "own") -
     with ExitStack() as stack:
         stack.enter_context(stance)
         if trace.token_ids is not None:
-            stack.enter_context(_compared_tokens(model, trace, trace.token_ids))
+            holder = find_holder(model, [site.path for site, _ in rows])
+            stack.enter_context(_compared_tokens(holder, trace, trace.token_ids))
         for site, row in rows:
             if weights == "recorded" and trace.topk_weights is None:
                 raise InputError("topk_weights (=None) must be in the trace for weights='recorded'; record them too")
@@ -106,7 +107,8 @@ def require_formula(model: nn.Module, site: Site) -> RouterSpec:
     Raises:
         InputError: there is none.
     """
-    formula = formula_or_reason(getattr(model, "config", None), layer_index=site.layer_index)
+    config = getattr(find_holder(model, [site.path]), "config", None)
+    formula = formula_or_reason(config, layer_index=site.layer_index)
     spec = formula.spec
     if spec is None or formula.gives != "ids and weights" or spec.selection == "sparsemixer":
         reason = formula.note or "its weights depend on how its experts were drawn"

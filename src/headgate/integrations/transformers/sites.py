@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -51,6 +52,22 @@ def find_sites(model: nn.Module) -> list[Site]:
         if runs_experts(module) and not is_inside:
             sites.append(_make_site(path, module))
     return sites
+
+
+def find_holder(model: nn.Module, paths: Sequence[str]) -> nn.Module:
+    """The module that is called with tokens, and has the configuration, of what runs in these places.
+
+    It is the model itself, or the model of transformers that lies in it: a `LightningModule` has one, and calls it
+    without being called itself.
+    """
+    from transformers import PreTrainedModel
+
+    if hasattr(getattr(model, "config", None), "get_text_config"):
+        return model
+    for path, module in model.named_modules():
+        if isinstance(module, PreTrainedModel) and all(place.startswith(f"{path}.") for place in paths):
+            return module
+    return model
 
 
 def layer_index_of(path: str) -> int:
