@@ -69,7 +69,7 @@ def test_runs_of_layers_are_written_short(places, text):
         (lambda path: path, "is no model: it has no config.json"),
         (lambda path: path / "missing.json", "there is no file"),
         (lambda path: path / "no-such-folder", "there is no model"),
-        (lambda path: broken(path), "there is no model"),
+        (lambda path: broken(path), "has no configuration that transformers can read: The checkpoint"),
         (lambda path: dense(path), "has no MoE layers; model_type 'llama' is a dense architecture"),
     ],
 )

@@ -108,9 +108,10 @@ def load_config(model: str) -> Any:
         raise ArtifactError(f"{model} has a value that its architecture does not take: {reason}; mend it") from error
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ArtifactError(
-            f"there is no model {model!r} to read: {reason.rstrip('.')}; check the name, or the connection"
-        ) from error
+        said, remedy = f"there is no model {model!r} to read", "check the name, or the connection"
+        if path.exists():
+            said, remedy = f"{model} has no configuration that transformers can read", "mend it, or update transformers"
+        raise ArtifactError(f"{said}: {reason.rstrip('.')}; {remedy}") from error
 
 
 def require_one_text(config: Any, model: str) -> None:
