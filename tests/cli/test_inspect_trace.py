@@ -85,6 +85,7 @@ def test_counts_alone_have_a_load(tmp_path):
     result = invoke(tmp_path / "a.safetensors")
     assert "2.57" in result.stdout  # 9 of 21 rows, with 6 experts
     assert "1 ?" in result.stdout
+    assert "Counts alone: 3 layers, 6 experts" in result.stdout
     assert "Structure" not in result.stdout
     assert json.loads(invoke(tmp_path / "a.safetensors", "--json").stdout)["profile"] is None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from itertools import pairwise
 
 import pytest
 import torch
@@ -157,6 +158,17 @@ def test_what_is_there_is_neither_overwritten_nor_resumed_unasked(model, tmp_pat
     both = invoke(model, "--text", "a", "-o", out, "--force", "--resume")
     assert "--force overwrites what --resume would go on with" in str(both.exception)
     assert invoke(model, "--text", "the gate and more", "-o", out, "--force").exit_code == 0
+
+
+def test_a_kill_loses_ten_seconds_and_a_day_is_not_thousands_of_files():
+    assert not verb.is_due(0, verb.FLUSH_S)
+    assert verb.is_due(0, verb.FLUSH_S + 1)
+    flushes = [0.0]
+    for now in range(86_400):
+        if verb.is_due(flushes[-1], now):
+            flushes.append(now)
+    assert len(flushes) < 400
+    assert max(after - before for before, after in pairwise(flushes)) < 0.03 * 86_400
 
 
 def test_the_trace_says_where_it_is_from(model, tmp_path):

@@ -77,9 +77,11 @@ def test_a_margin_that_is_infinite_is_null_in_json(tmp_path):
 
 
 def test_a_frame(stored):
-    frame = to_pandas(stored[1])
+    whole, file = stored
+    assert whole.to_arrow().equals(file.to_arrow())
+    frame = file.to_pandas()
     assert len(frame) == 72
-    assert frame[frame.layer == 4].expert_ids.iloc[0].tolist() == stored[0].topk_ids[2, 0].tolist()
+    assert frame[frame.layer == 4].expert_ids.iloc[0].tolist() == whole.topk_ids[2, 0].tolist()
 
 
 def test_what_was_not_recorded_has_no_column():
@@ -111,7 +113,6 @@ def test_without_pyarrow_it_says_how_to_get_it(monkeypatch, tmp_path):
 
 
 def test_without_pandas_it_says_how_to_get_it(monkeypatch):
-    to_pandas(random_trace())  # From here on pyarrow remembers that there is one.
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(BackendError, match=r"^pandas is not installed; pip install 'headgate\[observe\]'$"):
         to_pandas(random_trace())

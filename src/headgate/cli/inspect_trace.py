@@ -70,6 +70,8 @@ def _sizes(summary: TraceSummary) -> str:
     tokens, sequences = number_of(summary.num_tokens, "token"), number_of(summary.num_sequences, "sequence")
     layers, experts = number_of(summary.num_layers, "layer"), number_of(summary.num_experts, "expert")
     phases = ", ".join(f"{count:,} {phase.replace('_', ' ')}" for phase, count in summary.phases.items())
+    if not summary.num_tokens:
+        return f"Counts alone: {layers}, {experts}"
     said = f"{tokens} in {sequences}, {layers}, {experts}, top {summary.top_k}"
     return f"{said}; {phases}" if len(summary.phases) > 1 else said
 

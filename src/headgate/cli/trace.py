@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 
 DEMO = Path("runs/demo")
 
-FLUSH_S = 60.0
-"""What was recorded is on the disk after so many seconds, so that a kill loses no more."""
+FLUSH_S = 10.0
+"""What was recorded is on the disk after so many seconds, so that a kill loses no more, ..."""
+
+FLUSH_FRACTION = 0.02
+"""... or after this part of the recording's time, so that a day of it is some hundred files and not thousands."""
 
 ModelArgument: TypeAlias = Annotated[
     str | None, typer.Argument(help="A directory or a Hub id; left out, the model that `headgate demo` trained.")
@@ -97,15 +100,20 @@ def _record(recording: Recording, begun: Begun, notes: Console, *, quiet: bool) 
         task = bar.add_task("sequences", total=recording.summary.num_sequences)
         try:
             with begun.writer:
-                flushed = time.monotonic()
+                start = flushed = time.monotonic()
                 for done in record(recording, begun):
                     bar.update(task, completed=done)
-                    if time.monotonic() - flushed > FLUSH_S:
+                    if is_due(flushed - start, time.monotonic() - start):
                         begun.writer.flush()
                         flushed = time.monotonic()
         except KeyboardInterrupt:
             return True
     return False
+
+
+def is_due(flushed_s: float, now_s: float) -> bool:
+    """Whether it is time to write to the disk; both times are seconds since the recording began."""
+    return now_s - flushed_s > max(FLUSH_S, FLUSH_FRACTION * now_s)
 
 
 def _print(out: Path, is_stopped: bool, notes: Console, *, json: bool, quiet: bool) -> None:

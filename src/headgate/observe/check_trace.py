@@ -71,7 +71,7 @@ def _check_format(trace: TraceFile) -> list[Finding]:
 
 
 def _check_complete(trace: TraceFile) -> Finding:
-    tokens = number_of(trace.num_tokens, "token")
+    tokens = number_of(trace.num_tokens, "token") if trace.num_tokens else "counts alone"
     if trace.is_complete:
         return Finding(check="complete", status="pass", sentence=tokens)
     return Finding(
@@ -112,9 +112,10 @@ def _check_passes(summary: TraceSummary) -> Finding:
     median, tenth, hundredth = known[worst]
     if summary.num_passes == 1:
         return Finding(check="balance per pass", status="unknown", sentence="there is only one forward pass")
+    passes = number_of(summary.num_passes, "pass", "passes")
     said = (
-        f"the busiest expert of a pass does {median:.2f} times an even share in the median of {summary.num_passes} "
-        f"passes, {tenth:.2f} in one of 10, {hundredth:.2f} in one of 100 (layer {worst}, the worst)"
+        f"the busiest expert of a pass does {median:.2f} times an even share in the median of {passes}, "
+        f"{tenth:.2f} in one of 10, {hundredth:.2f} in one of 100 (layer {worst}, the worst)"
     )
     return Finding(check="balance per pass", status="pass", sentence=said)
 

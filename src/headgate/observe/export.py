@@ -55,12 +55,11 @@ def to_pandas(trace: RoutingTrace | TraceFile) -> pandas.DataFrame:
     Raises:
         BackendError: pyarrow or pandas is not installed.
     """
-    table = to_arrow(trace)
     try:
-        importlib.import_module("pandas")  # Asked here, since pyarrow remembers that it once found it.
+        importlib.import_module("pandas")  # Asked before pyarrow asks, which remembers the answer.
     except ImportError as error:
         raise BackendError("pandas is not installed; pip install 'headgate[observe]'") from error
-    return table.to_pandas()
+    return to_arrow(trace).to_pandas()
 
 
 def export_parquet(trace: RoutingTrace | TraceFile, path: Path | str) -> None:

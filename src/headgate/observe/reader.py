@@ -41,6 +41,7 @@ from headgate.observe.trace import (
     decode_metadata,
     from_arrays,
 )
+from headgate.observe.views import TraceViews
 from headgate.wording import number_of
 
 CHUNK_BYTES = 64 * 2**20
@@ -163,7 +164,7 @@ def _require_same_layout(first: Shard, other: Shard) -> None:
         raise ArtifactError(f"{other.path} is no shard of the same trace as {first.path}; keep each trace's own shards")
 
 
-class TraceFile:
+class TraceFile(TraceViews):
     """A trace on the disk.
 
     Attributes:
@@ -231,17 +232,6 @@ class TraceFile:
         """[L, E] float32, or None."""
         bias = self.shards[0].arrays.get("select_bias")
         return None if bias is None else torch.from_numpy(bias.copy())
-
-    def widget(self, second: Any = None) -> Any:
-        """A widget for notebooks that shows the trace, or compares it with a second one; needs headgate[widget]."""
-        from headgate.observe.page.notebook import make_widget  # Only a notebook asks.
-
-        return make_widget(self, second)
-
-    def _repr_html_(self) -> str:
-        from headgate.observe.display import trace_html
-
-        return trace_html(self)
 
     def has(self, name: str) -> bool:
         """Whether the trace has one of the format's arrays."""

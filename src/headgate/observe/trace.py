@@ -22,6 +22,7 @@ from torch import Tensor
 
 from headgate.errors import ArtifactError, InputError
 from headgate.flow import NO_EXPERT
+from headgate.observe.views import TraceViews
 
 FORMAT = "headgate-routing"
 FORMAT_VERSION = 1
@@ -80,7 +81,7 @@ ARRAYS: Mapping[str, ArrayRule] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RoutingTrace:
+class RoutingTrace(TraceViews):
     """The routing of some sequences through some layers. What was not recorded is None.
 
     A trace of counts alone (`metadata["content"] == "counts"`) has no tokens: T = 0.
@@ -155,17 +156,6 @@ class RoutingTrace:
         from headgate.observe.pieces import take_tokens  # It makes values of this module.
 
         return take_tokens(self, tokens)
-
-    def widget(self, second: Any = None) -> Any:
-        """A widget for notebooks that shows the trace, or compares it with a second one; needs headgate[widget]."""
-        from headgate.observe.page.notebook import make_widget  # Only a notebook asks.
-
-        return make_widget(self, second)
-
-    def _repr_html_(self) -> str:
-        from headgate.observe.display import trace_html  # Only a notebook asks.
-
-        return trace_html(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
