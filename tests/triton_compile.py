@@ -108,8 +108,9 @@ def decide(formula: RouterFormula, num_tokens: int, num_experts: int, *, biased:
 
 
 def decode() -> None:
-    """A token, so few rows that sums are in parts."""
-    problem = make_problem(1, torch.bfloat16, ExpertFunction(), weighs_input=False)
+    """A token, two, and so few rows that sums are in parts."""
+    experts.run(make_problem(1, torch.bfloat16, ExpertFunction(), weighs_input=False))
+    problem = make_problem(2, torch.bfloat16, ExpertFunction(), weighs_input=False)
     experts.run(problem)
     narrow = problem._replace(up=problem.up[:, :256], down=problem.down[:, :, :128])
     experts.run(narrow)
@@ -121,7 +122,7 @@ def prefill() -> None:
     train(make_problem(4096, torch.bfloat16, ExpertFunction(), weighs_input=False))
     decide(DEEPSEEK, 4096, 256, biased=False)
     decide(WIDEST, 300, 512, biased=True)
-    plan.sort_slots_triton(torch.empty(9, dtype=torch.int64), 512)
+    plan.plan_choice_triton(torch.empty(4096, K, dtype=torch.int64), 256)
 
 
 def odd() -> None:
@@ -136,7 +137,7 @@ def tune(num_tokens: int) -> None:
     problem = make_problem(num_tokens, torch.bfloat16, ExpertFunction(), weighs_input=False)
     left = torch.empty(num_tokens * K, 64, dtype=torch.bfloat16)
     out = torch.empty(E, 64, D, dtype=torch.bfloat16)
-    gradients._write_weight_gradient(problem, out, left, problem.x, gathers_left=False)
+    gradients.write_weight_gradient(problem, out, left, problem.x, gathers="right")
 
 
 SCENES = {"decode": decode, "prefill": prefill, "odd": odd}
@@ -179,6 +180,7 @@ def show_tuning(device: Compiler) -> None:
     for num_tokens, is_forgotten in ((1, False), (2, False), (1, True)):
         if is_forgotten:
             weight_gradient_kernel.cache.clear()
+            weight_gradient_kernel.known.clear()
         tune(num_tokens)
         best = [str(config) for config in weight_gradient_kernel.cache.values()]
         print(json.dumps({"untimed": before, "timed": device.num_timed - before, "best": best}))

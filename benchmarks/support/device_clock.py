@@ -87,6 +87,25 @@ class DeviceClock:
         return torch.cuda.max_memory_allocated() - before
 
     @property
+    def memory_bytes(self) -> int:
+        """Of the device; elsewhere a gibibyte."""
+        return int(torch.cuda.get_device_properties(self.device).total_memory) if self.is_gpu else 1 << 30
+
+    def free(self) -> None:
+        """Give back memory that nothing holds any more."""
+        if self.is_gpu:
+            torch.cuda.empty_cache()
+
+    def is_lost(self) -> bool:
+        """Whether the device answers nothing any more, as after a kernel's illegal access."""
+        try:
+            if self.is_gpu:
+                torch.cuda.synchronize()
+        except RuntimeError:
+            return True
+        return False
+
+    @property
     def name(self) -> str:
         """The card, or what else runs."""
         return torch.cuda.get_device_name(self.device) if self.is_gpu else "no GPU: a dry run, whose times mean nothing"

@@ -5,14 +5,15 @@ from __future__ import annotations
 import functools
 import itertools
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from headgate.experts import ExpertWeights, run_experts
+from headgate.experts import ExpertWeights, is_one_call, run_choice, run_experts
 from headgate.integrations.transformers.backend import plan_all
 from headgate.kernels.function import ExpertFunction
 from support.case import make_output_gradient, train_once, work_of
@@ -29,12 +30,13 @@ GPU_SHAPES = {
     **SHAPES,
     "deepseek": Shape(family="qwen3_moe", d_model=7168, d_ff=2048, num_experts=256, top_k=8),
 }
+NEVER_LEFT_OUT = ("headgate", DEFAULT_RIVAL)
 TINY_SHAPES = {"tiny": Shape(family="olmoe", d_model=32, d_ff=16, num_experts=8, top_k=2)}
 MEMORY_SHARE = 0.4
 """Of the device for weights, their copies in rivals' layouts and, in training, gradients; the rest is for the calls."""
 
-PATIENCE_S = 10.0
-"""A rival whose first call, with what it compiles, takes longer is left out from then on."""
+PATIENCE_S = 60.0
+"""A rival whose first calls, with what they compile, take longer in all is left out from then on."""
 
 GRAPH_TOKENS = 64
 """Up to here a CUDA graph of Headgate's call is timed as well: what a decoding engine would run."""
@@ -48,6 +50,32 @@ class GpuCase:
     routing: str
     tokens: int
     is_trained: bool
+
+    def __str__(self) -> str:
+        return f"{self.shape} {self.routing} {'train' if self.is_trained else 'infer'} {self.tokens}"
+
+
+class DeviceLostError(RuntimeError):
+    """A contender has left the device unusable."""
+
+
+@dataclass(kw_only=True)
+class Roster:
+    """Who takes part.
+
+    Attributes:
+        left_out: by name, those who never do, and why.
+        spent_s: by name, how long the first calls of those who do took.
+    """
+
+    left_out: dict[str, str] = field(default_factory=dict)
+    spent_s: Counter[str] = field(default_factory=Counter)
+
+    def count_first_call(self, name: str, seconds: float) -> None:
+        """Add a first call's time, and leave out from the next case on who has used up our patience."""
+        self.spent_s[name] += seconds  # type: ignore[assignment]
+        if self.spent_s[name] > PATIENCE_S and name not in NEVER_LEFT_OUT:
+            self.left_out[name] = f"slow: {self.spent_s[name]:.0f} s of first calls in all"
 
 
 def order_cases(shapes: list[str], *, is_tiny: bool) -> list[GpuCase]:
@@ -82,11 +110,14 @@ def fit_shape(shape: Shape, dtype: torch.dtype, memory_bytes: int, *, is_trained
 
 
 def planning_contender(problem: Problem) -> Contender:
-    """Headgate from ids to output, as the backend of transformers: the plan is made in each call, as rivals do."""
+    """Headgate from ids to output, as its backend of transformers: the plan is made in each call, as rivals do."""
     weights = ExpertWeights(up=problem.gate_up, down=problem.down)
     combine_weights = problem.combine_weights.clone().requires_grad_(problem.x.requires_grad)
 
     def run() -> Tensor:
+        choice = (problem.x, problem.expert_ids, combine_weights, weights)
+        if is_one_call(*choice):
+            return run_choice(*choice, ExpertFunction())
         plan = plan_all(problem.expert_ids, problem.shape.num_experts)
         return run_experts(problem.x, plan, combine_weights, weights, ExpertFunction())
 
@@ -97,7 +128,8 @@ def list_contenders(problem: Problem, left_out: dict[str, str]) -> Iterator[Cont
     """Headgate, transformers' implementations, and the rivals that are there; why others are not goes to `left_out`."""
     yield planning_contender(problem)
     for name in rival_names(problem.shape, problem.x.shape[0], problem.x.dtype):
-        yield transformers_contender(problem, name)
+        if name not in left_out:
+            yield transformers_contender(problem, name)
     for name in RIVALS:
         if name in left_out:
             continue
@@ -109,23 +141,26 @@ def list_contenders(problem: Problem, left_out: dict[str, str]) -> Iterator[Cont
 
 
 def time_case(
-    case: GpuCase, shape: Shape, clock: DeviceClock, slow: dict[str, str], *, dtype: torch.dtype, seconds: float
+    case: GpuCase, shape: Shape, clock: DeviceClock, roster: Roster, *, dtype: torch.dtype, seconds: float
 ) -> dict[str, Any]:
     """Compare every contender's output with float64, time those that are right, and say what was found.
 
     Args:
         case, shape, dtype: what to compute.
         clock: of the device.
-        slow: rivals that are left out, and why; those whose first call takes too long are added.
+        roster: who takes part; changed where one takes too long.
         seconds: for the rounds.
 
     Returns:
         The record; `left_out` names the rivals without a time, and why.
+
+    Raises:
+        DeviceLostError: a contender has left the device unusable.
     """
     weights = make_weights(shape, dtype, is_trained=case.is_trained, device=clock.device)
     problem = make_problem(shape, weights, num_tokens=case.tokens, routing=case.routing)
     with torch.set_grad_enabled(case.is_trained):
-        calls, found = _try_all(problem, clock, slow, is_trained=case.is_trained)
+        calls, found = _try_all(problem, clock, roster, is_trained=case.is_trained)
         if clock.is_gpu and not case.is_trained and case.tokens <= GRAPH_TOKENS:
             calls["headgate, graph"] = _as_graph(problem)
         times = clock.time_all(calls, seconds=seconds, most=31)
@@ -158,50 +193,53 @@ def count_work(problem: Problem, *, is_trained: bool) -> Work:
 
 
 def _try_all(
-    problem: Problem, clock: DeviceClock, slow: dict[str, str], *, is_trained: bool
+    problem: Problem, clock: DeviceClock, roster: Roster, *, is_trained: bool
 ) -> tuple[dict[str, Callable[[], object]], dict[str, dict[str, Any]]]:
     """The calls that are worth timing, and of all contenders: errors, memory, and why some are left out."""
     calls: dict[str, Callable[[], object]] = {}
-    found: dict[str, dict[str, Any]] = {"errors": {}, "peak_memory_bytes": {}, "left_out": dict(slow)}
+    found: dict[str, dict[str, Any]] = {"errors": {}, "peak_memory_bytes": {}, "left_out": dict(roster.left_out)}
+    grad_y = make_output_gradient(problem)
     for contender in list_contenders(problem, found["left_out"]):
-        why = _try(contender, problem, clock, found, calls, is_trained=is_trained)
-        if why is not None:
-            found["left_out"][contender.name] = why
-            slow |= {contender.name: why} if why.startswith("slow") else {}
+        name = contender.name
+        call = functools.partial(train_once, contender, grad_y) if is_trained else contender.run
+        begin = time.perf_counter()
+        why = _try(contender, call, problem, clock, found)
+        roster.count_first_call(name, time.perf_counter() - begin)
+        if why is None:
+            calls[name] = call
+        else:
+            found["left_out"][name] = why
     return calls, found
 
 
 def _try(
     contender: Contender,
+    call: Callable[[], object],
     problem: Problem,
     clock: DeviceClock,
     found: dict[str, dict[str, Any]],
-    calls: dict[str, Callable[[], object]],
-    *,
-    is_trained: bool,
 ) -> str | None:
-    """Call a contender for its error and its memory, and add it to `calls`; or say why not."""
+    """Call a contender for its error and its memory; why it is not worth a time, or None."""
     name, tokens = contender.name, choose_tokens(problem)
-    call = functools.partial(train_once, contender, make_output_gradient(problem)) if is_trained else contender.run
-    begin = time.perf_counter()
     try:
         error = relative_error(contender.run()[tokens], exact_output(problem, tokens))
         call()
-        took = time.perf_counter() - begin
         found["peak_memory_bytes"][name] = clock.peak_memory_bytes(call)
     # Others' packages fail in ways of their own, or need more memory than there is: that is a finding.
     except Exception as error:
+        if clock.is_lost():
+            raise DeviceLostError(f"{name}: {_say(error)}; run again with --resume --without {name}") from error
         if name == "headgate":
             raise
-        return f"fails: {type(error).__name__}: {str(error)[:80]}"
+        return f"fails: {_say(error)}"
     found["errors"][name] = error
-    is_ours_or_default = name in ("headgate", DEFAULT_RIVAL)
-    if not error <= error_bound(problem) and not is_ours_or_default:
+    if not error <= error_bound(problem) and name not in NEVER_LEFT_OUT:
         return f"wrong by {error:.1e}, more than {error_bound(problem):.1e}"
-    if took > PATIENCE_S and not is_ours_or_default:
-        return f"slow: {took:.0f} s for the first call"
-    calls[name] = call
     return None
+
+
+def _say(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error)[:80]}"
 
 
 def _as_graph(problem: Problem) -> Callable[[], Tensor]:

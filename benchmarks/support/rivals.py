@@ -1,8 +1,9 @@
 """What else a user could install for a GPU: one adapter each, which says why where it can't run.
 
 Each uses the very weights of the problem, rearranged where its layout differs, which costs memory but no time of the
-calls. None of these packages was at hand when this was written: what an adapter gives is compared with float64 like
-any other result, and a wrong one is reported and not timed.
+calls. The adapters follow the packages' published sources (ScatterMoE 47b5e15, MegaBlocks 78eea65, SonicMoE 8565e84,
+vLLM's `fused_experts` since 0.10), and have run with none of them: what an adapter gives is compared with float64 like
+any other result, and a wrong or failing one is reported and not timed.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def megablocks(problem: Problem) -> Contender:
         return_bias=False,
         bf16=x.dtype == torch.bfloat16,
         fp16=x.dtype == torch.float16,
-        device=x.device,
+        device="meta",  # it would draw weights of its own, twice
         moe_loss_weight=0.0,
     )
     module = importlib.import_module("megablocks.layers.dmoe").ParallelDroplessMLP(arguments)

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from headgate.flow import DispatchPlan
+from headgate.kernels.backends import MOST_BUCKETS
 from headgate.kernels.dispatcher import is_seen_by_python
 from headgate.kernels.experts import Problem, experts, experts_for_training, is_backend, run_chosen, run_rows
 from headgate.kernels.experts_call import DTYPES, Rows, Weights
@@ -182,10 +183,14 @@ def is_one_call(
     combine_weights: Float[Tensor, "T K"],
     weights: ExpertWeights,
 ) -> bool:
-    """Whether `run_choice` can run these: natively, without a gradient, and nothing watches the operations."""
+    """Whether `run_choice` can run these: by a kernel, without a gradient, and nothing watches the operations."""
     tensors = (x, combine_weights, *_matrices(weights))
-    is_native = is_backend(x, expert_ids.numel(), weights.up.shape[0]) and combine_weights.dtype in DTYPES
-    return is_native and not _needs_gradient(tensors) and not _is_seen(tensors)
+    if _needs_gradient(tensors) or _is_seen(tensors):
+        return False
+    num_experts = weights.up.shape[0]
+    if triton_ops.runs_in_triton(x.device.type, x.dtype):
+        return num_experts <= MOST_BUCKETS
+    return is_backend(x, expert_ids.numel(), num_experts) and combine_weights.dtype in DTYPES
 
 
 def run_choice(
@@ -195,7 +200,9 @@ def run_choice(
     weights: ExpertWeights,
     function: ExpertFunction,
 ) -> Float[Tensor, "T D"]:
-    """Run the experts that each token chose, where `is_one_call`: one native call makes the plan, too, and forgets it.
+    """Run the experts that each token chose, where `is_one_call`: the same call makes the plan, and forgets it.
+
+    On a CPU all of it is native; on a GPU the plan takes one launch, or two for many tokens, and no copy of the ids.
 
     Args:
         x: [T, D], the dtype of the weights.
@@ -210,6 +217,8 @@ def run_choice(
     Raises:
         BackendError: the native library is missing.
     """
+    if triton_ops.runs_in_triton(x.device.type, x.dtype):
+        return triton_ops.run_chosen_now(x, expert_ids, combine_weights, _matrices(weights), function)
     return run_chosen(x, expert_ids, combine_weights, _matrices(weights), function)
 
 

@@ -152,4 +152,5 @@ if __name__ == "__main__":
     take_triton()
     shrink()
     with np.errstate(all="ignore"):  # the interpreter computes with numpy, which warns of infinity
-        gpu.main(check=True, time_=True, budget=600.0, dry_run=False, name=sys.argv[1])
+        options = {"resume": False, "shape": None, "without": None, "dry_run": False}
+        gpu.main(check=True, time_=True, budget=600.0, name=sys.argv[1], **options)

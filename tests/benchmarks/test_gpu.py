@@ -13,7 +13,15 @@ import torch
 import typer
 from support import gpu_cases, gpu_checks, rivals
 from support.device_clock import DeviceClock
-from support.gpu_cases import GPU_SHAPES, TINY_SHAPES, GpuCase, fit_shape, order_cases, time_case
+from support.gpu_cases import (
+    GPU_SHAPES,
+    TINY_SHAPES,
+    GpuCase,
+    Roster,
+    fit_shape,
+    order_cases,
+    time_case,
+)
 from support.problem import make_problem, make_weights
 from typer.testing import CliRunner
 
@@ -34,6 +42,10 @@ def tiny_problem(*, is_trained=False):
 def make_run(tmp_path, monkeypatch, budget_s=100.0) -> gpu.Run:
     monkeypatch.setattr("support.report.RESULTS", tmp_path)
     return gpu.Run("tried", DeviceClock(CPU), budget_s)
+
+
+def time_tiny(run: gpu.Run, without: tuple[str, ...] = ()) -> None:
+    gpu.run_times(run, DeviceClock(CPU), TINY_SHAPES, without, is_tiny=True)
 
 
 def run_script(script: str, *options: str, **environment: str) -> tuple[str, dict]:
@@ -106,11 +118,11 @@ def test_a_shape_has_fewer_experts_where_memory_asks():
 
 def test_what_the_budget_does_not_allow_is_dropped_and_named(tmp_path, monkeypatch, capsys):
     run = make_run(tmp_path, monkeypatch, budget_s=0.0)
-    monkeypatch.setattr(gpu, "time_case", lambda *a, **k: pytest.fail("no time is left for it"))
+    monkeypatch.setattr(gpu, "time_one", lambda *a, **k: pytest.fail("no time is left for it"))
     monkeypatch.setattr(gpu, "list_checks", lambda *a: [lambda: pytest.fail("nor for a check")] * 3)
     run.budget_s = -1.0
     gpu.run_checks(run, CPU, is_tiny=True)
-    gpu.run_times(run, DeviceClock(CPU), is_tiny=True)
+    time_tiny(run)
     gpu.show(run)
     assert len(run.dropped) == len(order_cases(["tiny"], is_tiny=True))
     printed = capsys.readouterr().out
@@ -122,6 +134,8 @@ def test_what_the_budget_does_not_allow_is_dropped_and_named(tmp_path, monkeypat
 def test_ratios_are_to_the_best_rival_and_to_the_default():
     found = gpu.compare({"headgate": 2.0, "headgate, graph": 1.0, "eager": 9.0, "grouped_mm": 5.0, "vllm": 3.0})
     assert found == {"best_rival": "vllm", "best_over_ours": 1.5, "default_over_ours": 2.5}
+    alone = gpu.compare({"headgate": 2.0, "headgate, graph": 1.0})
+    assert alone == {"best_rival": None, "best_over_ours": None, "default_over_ours": None}
 
 
 def test_training_reads_the_weights_twice_and_writes_their_gradients():
@@ -194,18 +208,84 @@ def rival(run):
 def test_a_rival_that_is_wrong_or_fails_gets_no_time(run, why, monkeypatch):
     monkeypatch.setattr(gpu_cases, "RIVALS", {"made up": None})
     monkeypatch.setattr(gpu_cases, "find_rival", lambda _, problem: rival(run)(problem))
-    record = time_case(CASE, TINY_SHAPES["tiny"], DeviceClock(CPU), {}, dtype=torch.float32, seconds=0.0)
+    record = time_case(CASE, TINY_SHAPES["tiny"], DeviceClock(CPU), Roster(), dtype=torch.float32, seconds=0.0)
     assert "made up" not in record["median_ms"]
     assert record["left_out"]["made up"].startswith(why)
 
 
-def test_a_rival_that_starts_slowly_is_not_tried_again(monkeypatch):
+def test_a_rival_that_starts_slowly_is_left_out_from_the_next_case_on(monkeypatch):
     monkeypatch.setattr(gpu_cases, "PATIENCE_S", 0.0)
     monkeypatch.setattr(gpu_cases, "RIVALS", {})
-    slow = {}
-    record = time_case(CASE, TINY_SHAPES["tiny"], DeviceClock(CPU), slow, dtype=torch.float32, seconds=0.0)
-    assert set(record["median_ms"]) == {"headgate", "grouped_mm"}
-    assert set(slow) == {"eager", "batched_mm"}
+    roster = Roster()
+    options = {"dtype": torch.float32, "seconds": 0.0}
+    first = time_case(CASE, TINY_SHAPES["tiny"], DeviceClock(CPU), roster, **options)
+    assert set(first["median_ms"]) == {"headgate", "grouped_mm", "eager", "batched_mm"}
+    second = time_case(CASE, TINY_SHAPES["tiny"], DeviceClock(CPU), roster, **options)
+    assert set(second["median_ms"]) == {"headgate", "grouped_mm"}
+    assert set(second["left_out"]) == {"eager", "batched_mm"}
+    assert second["left_out"]["eager"] == "slow: 0 s of first calls in all"
+
+
+@pytest.fixture
+def _without_rivals(monkeypatch):
+    monkeypatch.setattr(gpu_cases, "RIVALS", {})
+
+
+@pytest.mark.usefixtures("_without_rivals")
+def test_a_run_goes_on_with_what_another_left(tmp_path, monkeypatch, capsys):
+    first = make_run(tmp_path, monkeypatch)
+    first.checks = [gpu_checks.Check(name="two runs", holds=True, detail="x")]
+    time_tiny(first, without=("eager",))
+    assert len(first.cases) == len(order_cases(["tiny"], is_tiny=True))
+    assert first.cases[0]["left_out"] == {"eager": "left out, as asked"}
+    first.cases.pop()
+    first.write()
+    second = make_run(tmp_path, monkeypatch)
+    gpu.take_up(second)
+    assert second.checks == first.checks
+    assert second.cases == json.loads(json.dumps(first.cases))
+    time_tiny(second)
+    assert len(second.cases) == len(first.cases) + 1
+    assert second.is_sound
+    gpu.show(second)
+    assert "  eager: left out, as asked" in capsys.readouterr().out
+
+
+def test_a_run_goes_on_only_where_nothing_has_changed(tmp_path, monkeypatch):
+    run = make_run(tmp_path, monkeypatch)
+    with pytest.raises(typer.BadParameter, match="does not exist: there is nothing to go on with; leave out --resume"):
+        gpu.take_up(run)
+    run.setting["torch"] = "1.0"
+    run.write()
+    with pytest.raises(typer.BadParameter, match=r"is of torch 1\.0 \(now .*leave out --resume"):
+        gpu.take_up(make_run(tmp_path, monkeypatch))
+
+
+@pytest.mark.usefixtures("_without_rivals")
+def test_a_case_that_fails_is_told_and_the_others_go_on(tmp_path, monkeypatch, capsys):
+    run, real = make_run(tmp_path, monkeypatch), gpu.time_one
+
+    def time_one(run, case, *arguments, **options):
+        return 1 / 0 if case.tokens == 1 else real(run, case, *arguments, **options)
+
+    monkeypatch.setattr(gpu, "time_one", time_one)
+    time_tiny(run)
+    assert len(run.cases) == len(order_cases(["tiny"], is_tiny=True)) - 1
+    assert not run.is_sound
+    gpu.show(run)
+    assert "  FAILS: tiny uniform infer 1: ZeroDivisionError: division by zero" in capsys.readouterr().out
+
+
+def test_a_device_that_is_lost_ends_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_cases, "RIVALS", {"made up": None})
+    monkeypatch.setattr(gpu_cases, "find_rival", lambda _, problem: rival(lambda problem: problem.x[99])(problem))
+    monkeypatch.setattr(DeviceClock, "is_lost", lambda _: True)
+    run = make_run(tmp_path, monkeypatch)
+    time_tiny(run)
+    (why,) = run.failures.values()
+    assert why.startswith("made up: IndexError: ")
+    assert why.endswith("run again with --resume --without made up")
+    assert len(run.dropped) == len(order_cases(["tiny"], is_tiny=True)) - 1
 
 
 def test_gates_are_those_of_the_formula():
@@ -219,6 +299,7 @@ def test_gates_are_those_of_the_formula():
     ("arguments", "code", "said"),
     [
         ([], 2, "nothing to do; pass --check, --time, or both"),
+        (["--time", "--shape", "gpt"], 2, "shape (=gpt) must be one of olmoe, qwen3, mixtral, deepseek"),
         (["--time"], 0, "nothing to measure: PyTorch sees no CUDA device; --dry-run goes through it all on the CPU"),
     ],
 )

@@ -131,7 +131,7 @@ def _choose_experts(device_type: str, dtype: torch.dtype, num_rows: int, num_exp
 def _choose_plan(device_type: str, num_buckets: int) -> BackendChoice:
     fallback = "a stable sort in PyTorch"
     if device_type == "cuda" and has_triton() and 1 <= num_buckets <= MOST_BUCKETS:
-        return BackendChoice(op="plan", backend="triton", reason="a counting sort in 1 or 3 launches")
+        return BackendChoice(op="plan", backend="triton", reason="a counting sort in 1 or 2 launches")
     if device_type != "cpu":
         return BackendChoice(op="plan", backend="torch", reason=f"{fallback}, no host synchronisation")
     if native.library() is None:

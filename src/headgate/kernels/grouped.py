@@ -1,4 +1,7 @@
-"""One linear map per expert over rows that are sorted by expert: cost follows the rows, not the experts."""
+"""One linear map per expert over rows that are sorted by expert: cost follows the rows, not the experts.
+
+On a GPU by Triton, and the host reads no tensor; elsewhere one product of PyTorch's per expert that has rows.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
+
+from headgate.kernels.triton.ops import runs_in_triton
 
 
 @torch.library.custom_op("headgate::grouped_linear", mutates_args=())
@@ -23,6 +28,10 @@ def grouped_linear(rows: Tensor, weight: Tensor, bias: Tensor | None, expert_off
     Returns:
         [R, O], same dtype.
     """
+    if runs_in_triton(rows.device.type, rows.dtype):
+        from headgate.kernels.triton.linear import linear  # imports Triton
+
+        return linear(rows, weight, bias, expert_offsets)
     out = rows.new_empty((rows.shape[0], weight.shape[1]))
     for expert, begin, end in _spans(expert_offsets):
         if bias is None:
@@ -40,6 +49,10 @@ def _(rows: Tensor, weight: Tensor, bias: Tensor | None, expert_offsets: Tensor)
 @torch.library.custom_op("headgate::grouped_linear_input_gradient", mutates_args=())
 def grouped_linear_input_gradient(grad: Tensor, weight: Tensor, expert_offsets: Tensor) -> Tensor:
     """The gradient of `grouped_linear` for its rows: [R, I]."""
+    if runs_in_triton(grad.device.type, grad.dtype):
+        from headgate.kernels.triton.linear import linear
+
+        return linear(grad, weight.transpose(1, 2), None, expert_offsets)
     out = grad.new_empty((grad.shape[0], weight.shape[2]))
     for expert, begin, end in _spans(expert_offsets):
         torch.mm(grad[begin:end], weight[expert], out=out[begin:end])
@@ -54,6 +67,10 @@ def _(grad: Tensor, weight: Tensor, expert_offsets: Tensor) -> Tensor:
 @torch.library.custom_op("headgate::grouped_linear_weight_gradient", mutates_args=())
 def grouped_linear_weight_gradient(grad: Tensor, rows: Tensor, expert_offsets: Tensor) -> Tensor:
     """The gradient of `grouped_linear` for its weight: [E, O, I], zero for an expert without rows."""
+    if runs_in_triton(grad.device.type, grad.dtype):
+        from headgate.kernels.triton.linear import linear_weight_gradient
+
+        return linear_weight_gradient(grad, rows, expert_offsets)
     num_experts = expert_offsets.shape[0] - 1
     out = grad.new_empty((num_experts, grad.shape[1], rows.shape[1]))
     busy = set()
@@ -73,6 +90,10 @@ def _(grad: Tensor, rows: Tensor, expert_offsets: Tensor) -> Tensor:
 @torch.library.custom_op("headgate::grouped_sum", mutates_args=())
 def grouped_sum(grad: Tensor, expert_offsets: Tensor) -> Tensor:
     """Each expert's sum over its rows: [E, O], zero for an expert without rows."""
+    if runs_in_triton(grad.device.type, grad.dtype):
+        from headgate.kernels.triton.linear import linear_bias_gradient
+
+        return linear_bias_gradient(grad, expert_offsets)
     out = grad.new_zeros((expert_offsets.shape[0] - 1, grad.shape[1]))
     for expert, begin, end in _spans(expert_offsets):
         torch.sum(grad[begin:end], dim=0, out=out[expert])

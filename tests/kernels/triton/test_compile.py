@@ -18,10 +18,10 @@ from headgate.kernels.triton import schedule
 
 SCRIPT = Path(__file__).parents[2] / "triton_compile.py"
 EXPERTS = {"up_kernel", "product_kernel", "activation_gradient_kernel", "weight_gradient_kernel"}
-ROUTE = {"_multiply_parts", "_decide", "_differentiate", "_count_runs", "_scan_runs", "_place_slots"}
+ROUTE = {"_multiply_parts", "_decide", "_differentiate", "_count_runs", "_place_slots"}
 SMALL = {"combine_kernel", "row_weight_gradient_kernel"}
 SCENES = {
-    "decode": {"up_kernel", "product_kernel", "combine_kernel", "finish_kernel", *ROUTE},
+    "decode": {"up_kernel", "one_token_kernel", "product_kernel", "combine_kernel", "finish_kernel", *ROUTE},
     "prefill": EXPERTS | ROUTE | SMALL,
     "odd": EXPERTS | SMALL | {"bias_gradient_kernel"},
 }

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 pytest.importorskip("triton", reason="no Triton: pip install 'headgate[gpu]'")
 
 from headgate.kernels.triton import schedule
-from headgate.kernels.triton.schedule import ACTIVATION_GRADIENT, PRODUCT, UP, WEIGHT_GRADIENT
+from headgate.kernels.triton.schedule import ACTIVATION_GRADIENT, ONE_TOKEN, PRODUCT, UP, WEIGHT_GRADIENT
 from headgate.kernels.triton.tiles import most_tiles
 
 SCHEDULES = {"up": UP, "product": PRODUCT, "activation": ACTIVATION_GRADIENT, "weight": WEIGHT_GRADIENT}
@@ -36,6 +36,11 @@ def test_what_is_left_fits_into_shared_memory(name: str, bucket: str, precision:
     assert left
     item_bytes = 2 if precision == "half" else 4
     assert all(table.shared_bytes(config, item_bytes) <= schedule.SHARED_MEMORY_BYTES for config in left)
+
+
+def test_a_single_token_has_few_rows_per_expert() -> None:
+    assert ONE_TOKEN.few
+    assert schedule.bucket_of(8, 1) == schedule.bucket_of(16, 512) == "few"
 
 
 def test_a_configuration_that_does_not_fit_is_left_out() -> None:

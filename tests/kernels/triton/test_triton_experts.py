@@ -11,7 +11,7 @@ from compare import assert_close
 from expert_problems import SHAPES, SPECS, Problem, make_problem
 from headgate import experts as experts_module
 from headgate.dispatch import find_drops, plan_token_choice
-from headgate.experts import ExpertWeights, run_experts, run_triton_experts
+from headgate.experts import ExpertWeights, is_one_call, run_choice, run_experts, run_triton_experts
 from headgate.integrations.transformers.backend import plan_all
 from headgate.nn.experts import Experts
 
@@ -60,10 +60,10 @@ def test_narrow_dtypes(shape: tuple[int, int, int, int, int], name: str, dtype: 
     assert_right(triton_problem(make_problem(shape, SPECS[name], dtype)))
 
 
-@pytest.mark.parametrize("num_tokens", [17, 40, 130])
+@pytest.mark.parametrize("num_tokens", [9, 40, 130])
 def test_every_schedule(num_tokens: int) -> None:
     problem = triton_problem(make_problem((num_tokens, 9, 11, 1, 1), SPECS["geglu"], torch.float32))
-    assert schedule.bucket_of(17, 1) == schedule.bucket_of(40, 1) == "some"
+    assert schedule.bucket_of(9, 1) == schedule.bucket_of(40, 1) == "some"
     assert schedule.bucket_of(130, 1) == "many"
     assert_right(problem)
 
@@ -78,6 +78,37 @@ def test_few_rows_are_summed_in_parts(name: str, monkeypatch: pytest.MonkeyPatch
     assert not torch.equal(y, whole)  # so it was another order of summation
     for part, one in zip((y, *found.values()), (whole, *wanted.values()), strict=True):
         assert_close(name, part, one, dtype=torch.float32, terms=390)
+
+
+@pytest.mark.parametrize("weighs_input", [False, True])
+@pytest.mark.parametrize("config", range(len(schedule.ONE_TOKEN.few)))
+def test_a_single_token(config: int, weighs_input: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Among its choices a zero-compute expert and one of nobody; sums of several steps, weights that lie transposed."""
+    monkeypatch.setattr(experts.one_token_kernel, "early_config_prune", lambda configs, *_, **__: [configs[config]])
+    problem = make_problem((1, 20, 600, 5, 4), SPECS["gpt_oss"], torch.float32)
+    ids = torch.tensor([[3, 5, 0, 9]])
+    problem = dataclasses.replace(problem, ids=ids)
+    on_card = triton_problem(problem, plan=plan_all(ids, 6), weighs_input=weighs_input)
+    wanted, _ = expected(on_card, torch.zeros(1, 20))
+    y = ops.run_now(on_card)
+    assert_close("y", y.cpu(), wanted, dtype=torch.float32, terms=600)
+    moved = on_card.down.transpose(1, 2).contiguous().transpose(1, 2)
+    assert torch.equal(ops.run_now(on_card._replace(down=moved)), y)
+
+
+@pytest.mark.skipif(HAS_CARD, reason="the CPU's tensors are for the interpreter")
+def test_a_choice_is_run_as_its_plan_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = make_problem((5, 20, 12, 4, 2), SPECS["gpt_oss"], torch.float32)
+    ids = problem.ids.clone()
+    ids[2, 1] = 4  # of another rank
+    weights = ExpertWeights(up=problem.up, down=problem.down, up_bias=problem.up_bias, down_bias=problem.down_bias)
+    monkeypatch.setattr(experts_module.triton_ops, "runs_in_triton", lambda *_: True)
+    wanted = run_experts(problem.x, plan_all(ids, 4), problem.combine_weights, weights, problem.spec.function)
+    for kind in (torch.int64, torch.int32):
+        choice = (problem.x, ids.to(kind), problem.combine_weights.to(torch.float64), weights)
+        assert is_one_call(*choice)
+        assert torch.equal(run_choice(*choice, problem.spec.function), wanted)
+    assert not is_one_call(problem.x.requires_grad_(), *choice[1:])
 
 
 def test_transposed_weights_and_strided_tokens() -> None:

@@ -18,6 +18,35 @@ from headgate.kernels.triton.tiles import load_row_weights, sum_products, take_t
 from headgate.kernels.triton.tuning import tuned
 
 
+@triton.jit
+def _write_gradients(
+    d, first, rows, columns, is_row, is_column, weight, up_rows, d_up_rows, hidden, parts_at,
+    clamp, slope, up_offset,
+    F: tl.constexpr, GATED: tl.constexpr, INTERLEAVED: tl.constexpr, ACTIVATION: tl.constexpr,
+):  # fmt: skip
+    """From dy @ down[e] = `d` to all that the kernel writes; `weight` multiplies the expert's output, where it does."""
+    mask = is_row[:, None] & is_column[None, :]
+    gate_columns, up_columns = gate_and_up_columns(columns, F, GATED, INTERLEAVED)
+    width: tl.constexpr = 2 * F if GATED else F
+    # Entries are counted from the tile's first row in 32 bits, which take half the registers.
+    start, places = first.to(tl.int64) * width, (rows - first)[:, None] * width
+    gate_places, up_places = places + gate_columns[None, :], places + up_columns[None, :]
+    gate = tl.load(up_rows + start + gate_places, mask=mask, other=0.0).to(tl.float32)
+    rise = tl.load(up_rows + start + up_places, mask=mask, other=0.0).to(tl.float32) if GATED else gate
+    values = activate(gate, rise, clamp, slope, up_offset, GATED, ACTIVATION)
+    if weight is not None:
+        if parts_at is not None:
+            tl.store(parts_at, tl.sum(d * values, 1), mask=is_row)
+        d, values = d * weight[:, None], values * weight[:, None]
+    if hidden is not None:
+        at = hidden + first.to(tl.int64) * F + ((rows - first)[:, None] * F + columns[None, :])
+        tl.store(at, values.to(hidden.dtype.element_ty), mask=mask)
+    d_gate, d_rise = activate_backward(d, gate, rise, clamp, slope, up_offset, GATED, ACTIVATION)
+    tl.store(d_up_rows + start + gate_places, d_gate.to(d_up_rows.dtype.element_ty), mask=mask)
+    if GATED:
+        tl.store(d_up_rows + start + up_places, d_rise.to(d_up_rows.dtype.element_ty), mask=mask)
+
+
 @tuned(ACTIVATION_GRADIENT, key=["D", "F", "BUCKET", "PRECISION"])
 @triton.jit(do_not_specialize=["num_rows"])
 def activation_gradient_kernel(
@@ -49,24 +78,9 @@ def activation_gradient_kernel(
         D, steps, is_even, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K,
     )  # fmt: skip
 
-    mask = is_row[:, None] & is_column[None, :]
-    gate_columns, up_columns = gate_and_up_columns(columns, F, GATED, INTERLEAVED)
-    width: tl.constexpr = 2 * F if GATED else F
-    # Entries are counted from the tile's first row in 32 bits, which take half the registers.
-    start, places = first.to(tl.int64) * width, (rows - first)[:, None] * width
-    gate_places, up_places = places + gate_columns[None, :], places + up_columns[None, :]
-    gate = tl.load(up_rows + start + gate_places, mask=mask, other=0.0).to(tl.float32)
-    rise = tl.load(up_rows + start + up_places, mask=mask, other=0.0).to(tl.float32) if GATED else gate
-    values = activate(gate, rise, clamp, slope, up_offset, GATED, ACTIVATION)
-    if not WEIGHS_INPUT:
-        if weight_parts is not None:
-            tl.store(weight_parts + rows.to(tl.int64) * n_tiles + n, tl.sum(d * values, 1), mask=is_row)
-        weight = load_row_weights(row_weights, slot_of_row, rows, is_row)[:, None]
-        d, values = d * weight, values * weight
-    if hidden is not None:
-        at = hidden + first.to(tl.int64) * F + ((rows - first)[:, None] * F + columns[None, :])
-        tl.store(at, values.to(hidden.dtype.element_ty), mask=mask)
-    d_gate, d_rise = activate_backward(d, gate, rise, clamp, slope, up_offset, GATED, ACTIVATION)
-    tl.store(d_up_rows + start + gate_places, d_gate.to(d_up_rows.dtype.element_ty), mask=mask)
-    if GATED:
-        tl.store(d_up_rows + start + up_places, d_rise.to(d_up_rows.dtype.element_ty), mask=mask)
+    weight = None if WEIGHS_INPUT else load_row_weights(row_weights, slot_of_row, rows, is_row)
+    parts_at = None if weight_parts is None else weight_parts + rows.to(tl.int64) * n_tiles + n
+    _write_gradients(
+        d, first, rows, columns, is_row, is_column, weight, up_rows, d_up_rows, hidden, parts_at,
+        clamp, slope, up_offset, F, GATED, INTERLEAVED, ACTIVATION,
+    )  # fmt: skip

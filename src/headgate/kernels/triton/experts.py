@@ -1,4 +1,7 @@
-"""The experts forward: three launches, two more where few rows leave processors idle. The host reads no tensor."""
+"""The experts forward: three launches, two for a single token, one more where its sums are in parts.
+
+The host reads no tensor.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from triton import cdiv, next_power_of_2
 from headgate.kernels.triton.combine import combine_kernel
 from headgate.kernels.triton.contest import grouped_mm, takes_grouped_mm
 from headgate.kernels.triton.finish import finish_kernel
+from headgate.kernels.triton.one_token import one_token_kernel
 from headgate.kernels.triton.ops import Problem
 from headgate.kernels.triton.product import product_kernel
 from headgate.kernels.triton.schedule import (
@@ -39,6 +43,8 @@ def run(problem: Problem, up_rows: Tensor | None = None) -> Tensor:
     with torch.cuda.device_of(problem.x):
         hidden = problem.x.new_empty((problem.num_rows, problem.down.shape[2]))
         project_up(problem, hidden=hidden, up_rows=up_rows)
+        if problem.x.shape[0] == 1 and problem.num_rows > 0:
+            return _finish_token(problem, hidden)
         rows = multiply_rows(problem, hidden, problem.down, problem.down_bias)
         is_weighted = not problem.weighs_input
         return combine(problem, rows, source=problem.x, is_weighted=is_weighted)
@@ -113,7 +119,7 @@ def grid_over_rows(problem: Problem, num_columns: int, splits: int = 1) -> Grid:
 
 def splits_of(problem: Problem, blocks: Mapping[str, int], num_summed: int, num_columns: int) -> int:
     """In how many parts the sums are taken: one, unless the rows are too few for the card."""
-    if bucket_of(problem.num_rows, problem.up.shape[0]) != "few":
+    if bucket_of(problem.num_rows, problem.up.shape[0]) == "many":
         return 1
     num_programs = grid_over_rows(problem, num_columns)(blocks)[0]
     return count_splits(num_programs, num_summed, blocks["BLOCK_K"], processors_of(problem.x.device))
@@ -238,6 +244,33 @@ def _multiply_by_tiles(
         SPLITS=splits,
     )
     return out
+
+
+def _finish_token(problem: Problem, hidden: Tensor) -> Tensor:
+    """The second projection and the combine of a single token's rows: y [1, D]."""
+    y = problem.new_y()
+    num_experts, d_model, d_ff = problem.down.shape
+    launch(
+        one_token_kernel,
+        lambda blocks: (cdiv(d_model, blocks["BLOCK_N"]),),
+        **strides(problem.down, "enk"),
+        **routing_arguments(problem),
+        **product_arguments(problem),
+        hidden=hidden,
+        source=problem.x,
+        weight=problem.down,
+        bias=problem.down_bias,
+        row_order=problem.row_order,
+        y=y,
+        num_experts=num_experts,
+        num_buckets=problem.expert_offsets.shape[0] - 1,
+        D=d_model,
+        F=d_ff,
+        ROWS=problem.num_rows,
+        WEIGHTED=not problem.weighs_input,
+        EXPERTS=next_power_of_2(num_experts),
+    )
+    return y
 
 
 def combine(problem: Problem, rows: Tensor, *, source: Tensor, is_weighted: bool, out: Tensor | None = None) -> Tensor:

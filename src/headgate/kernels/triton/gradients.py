@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -62,13 +62,13 @@ def run(problem: Problem, dy: Tensor, up_rows: Tensor | None, outputs: Outputs) 
         if outputs.combine_weights is not None:
             _write_row_weight_gradient(problem, dy, parts, outputs.combine_weights)
         if outputs.up is not None:
-            _write_weight_gradient(problem, outputs.up, d_up_rows, problem.x, gathers_left=False)
+            write_weight_gradient(problem, outputs.up, d_up_rows, problem.x, gathers="right")
         if outputs.down is not None:
-            _write_weight_gradient(problem, outputs.down, dy, hidden, gathers_left=True)
+            write_weight_gradient(problem, outputs.down, dy, hidden, gathers="left")
         if outputs.up_bias is not None:
-            _write_bias_gradient(problem, outputs.up_bias, d_up_rows, gathers=False)
+            write_bias_gradient(problem, outputs.up_bias, d_up_rows, gathers=False)
         if outputs.down_bias is not None:
-            _write_bias_gradient(problem, outputs.down_bias, dy, gathers=True)
+            write_bias_gradient(problem, outputs.down_bias, dy, gathers=True)
 
 
 def _new_parts(problem: Problem, num_columns: int, blocks: Mapping[str, int]) -> Tensor:
@@ -147,8 +147,18 @@ def _write_row_weight_gradient(problem: Problem, dy: Tensor, parts: Tensor, out:
     )
 
 
-def _write_weight_gradient(problem: Problem, out: Tensor, left: Tensor, right: Tensor, *, gathers_left: bool) -> None:
-    """Sum left^T right [E, A, B] over each expert's rows; the side that isn't gathered is rows, the other tokens."""
+def write_weight_gradient(
+    problem: Problem, out: Tensor, left: Tensor, right: Tensor, *, gathers: Literal["left", "right"] | None
+) -> None:
+    """Sum left^T right over each expert's rows.
+
+    Args:
+        problem: whose rows they are.
+        out: [E, A, B].
+        left: [R, A], or [T, A] where it is gathered.
+        right: [R, B], or [T, B]; where tokens are weighed, `left` gets the weights.
+        gathers: the side that is tokens.
+    """
     num_experts, a, b = out.shape
 
     def grid(blocks: Mapping[str, int]) -> tuple[int, ...]:
@@ -167,13 +177,14 @@ def _write_weight_gradient(problem: Problem, out: Tensor, left: Tensor, right: T
         right_stride=right.stride(0),
         A=a,
         B=b,
-        GATHERS_LEFT=gathers_left,
-        GATHERS_RIGHT=not gathers_left,
-        WEIGHTED=problem.weighs_input and not gathers_left,
+        GATHERS_LEFT=gathers == "left",
+        GATHERS_RIGHT=gathers == "right",
+        WEIGHTED=problem.weighs_input and gathers == "right",
     )
 
 
-def _write_bias_gradient(problem: Problem, out: Tensor, values: Tensor, *, gathers: bool) -> None:
+def write_bias_gradient(problem: Problem, out: Tensor, values: Tensor, *, gathers: bool) -> None:
+    """Sum `values` over each expert's rows to `out` [E, C]: [R, C], or tokens [T, C] to be gathered and weighed."""
     num_experts, num_columns = out.shape
     bias_gradient_kernel[(num_experts, cdiv(num_columns, _SUMMED_COLUMNS))](
         **routing_arguments(problem),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from headgate.kernels.backends import choose_backend
+from headgate.kernels.experts_call import Weights
 from headgate.kernels.function import ExpertFunction
 
 
@@ -77,6 +78,26 @@ def run_now(problem: Problem) -> Tensor:
     from headgate.kernels.triton import experts
 
     return experts.run(problem)
+
+
+def run_chosen_now(
+    x: Tensor, expert_ids: Tensor, combine_weights: Tensor, weights: Weights, function: ExpertFunction
+) -> Tensor:
+    """Compute what `run_now` does from a choice, whose plan is made on the way and not kept.
+
+    Args:
+        x: [T, D].
+        expert_ids: [T, K] int64 or int32; an id outside [0, E) has no expert here.
+        combine_weights: [T, K], any floating dtype.
+        weights: of the dtype of `x`.
+        function: between the projections.
+    """
+    from headgate.kernels.triton.plan import plan_choice_triton
+
+    plan = plan_choice_triton(expert_ids, weights[0].shape[0])
+    slot_of_row, token_of_row, expert_offsets, row_order, token_offsets = plan
+    rows = (token_of_row, slot_of_row, expert_offsets, row_order, token_offsets)
+    return run_now(Problem(x, *rows, combine_weights.flatten(), *weights, function))
 
 
 _NUM_TENSORS = 11

@@ -1,29 +1,42 @@
 """Sort slots by expert on a GPU: a stable counting sort, without atomics and without waiting for the device.
 
-Each program owns a run of neighbouring slots. The first launch counts the run's slots per bucket, the second turns
-these counts into the places of each run (an exclusive sum over the runs before it), the third puts every slot at
-place + rank, its rank among the run's slots of that bucket being a sum over the earlier ones. Every number is a sum of
-integers in a fixed order, so the result is the same on every run. Up to `ALONE_SLOTS` slots, one program does it all.
+Neighbouring slots are a run. The first launch counts each run's slots per bucket; a router that decides for several
+blocks of tokens has counted by then (`route.py`). In the second, each program adds up the counts of all runs and of
+those before its own, and puts every slot of its runs at place + rank, its rank among them being a sum over the earlier
+ones. Every number is a sum of integers in a fixed order, so the result is the same on every run. Few slots are sorted
+by one program in one launch.
 
-Bytes: 8 per slot read twice and 8 to 24 written. Work: a [STEP, buckets] table of ones and zeros for each STEP slots,
-in registers; for 512 buckets that is about as long as the write takes.
+Bytes: 8 per slot read twice and 8 to 24 written; each of up to `MOST_PROGRAMS` programs reads all counts, from the L2
+cache, which for 256 experts takes a few microseconds, as long as a launch between the two would.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-ALONE_SLOTS = 1024
-"""What one program sorts faster than three launches take."""
+ALONE_STEPS = 4
+"""Steps in which one program sorts sooner than two launches do."""
 
-MOST_PROGRAMS = 1024
-"""Several for each of a GPU's multiprocessors; the second launch reads so many counts of each bucket."""
+MOST_PROGRAMS = 256
+"""Two for each of a GPU's multiprocessors."""
 
-_TABLE = 4096  # entries of a step's table: 32 registers for each of 128 threads
-_SCAN_ROWS, _SCAN_COLUMNS = 64, 32
+_TABLE = 8192  # entries of a step's table of slots and buckets: 32 registers for each of 256 threads
+_WARPS = 8
+
+
+class Places(NamedTuple):
+    """Memory for the result; a sort alone has no plan."""
+
+    order: Tensor
+    offsets: Tensor
+    token_of_row: Tensor | None = None
+    row_order: Tensor | None = None
+    token_offsets: Tensor | None = None
 
 
 def sort_slots_triton(bucket_ids: Tensor, num_buckets: int) -> tuple[Tensor, Tensor]:
@@ -37,67 +50,63 @@ def sort_slots_triton(bucket_ids: Tensor, num_buckets: int) -> tuple[Tensor, Ten
         As `sort_slots`: the order [N], the offsets [num_buckets + 1].
     """
     ids = bucket_ids.contiguous()
-    order, offsets = torch.empty_like(ids), ids.new_empty(num_buckets + 1)
-    _sort(ids, num_buckets, order, None, None, offsets, top_k=0)
-    return order, offsets
+    places = Places(torch.empty_like(ids), ids.new_empty(num_buckets + 1))
+    _sort(ids, places, top_k=0)
+    return places.order, places.offsets
 
 
 def plan_choice_triton(expert_ids: Tensor, num_experts: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Compute `plan_choice` on a GPU.
 
     Args:
-        expert_ids: [T, K] int64, T * K < 2^31.
+        expert_ids: [T, K] int64 or int32, T * K < 2^31.
         num_experts: from 1 to `MOST_BUCKETS`.
 
     Returns:
-        slot_of_row, token_of_row, expert_offsets, row_order, token_offsets.
+        slot_of_row, token_of_row, expert_offsets, row_order, token_offsets; all int64.
     """
     ids = expert_ids.contiguous()
-    top_k = ids.shape[1]
-    slot_of_row, token_of_row, row_order = (ids.new_empty(ids.numel()) for _ in range(3))
-    expert_offsets = ids.new_empty(num_experts + 1)
-    fill_plan(ids, slot_of_row, token_of_row, row_order, expert_offsets)
-    token_offsets = torch.arange(0, ids.numel() + 1, top_k, device=ids.device)
+    num_tokens, top_k = ids.shape
+    slot_of_row, token_of_row, row_order = (ids.new_empty(ids.numel(), dtype=torch.int64) for _ in range(3))
+    expert_offsets, token_offsets = (ids.new_empty(n + 1, dtype=torch.int64) for n in (num_experts, num_tokens))
+    _sort(ids, Places(slot_of_row, expert_offsets, token_of_row, row_order, token_offsets), top_k=top_k)
     return slot_of_row, token_of_row, expert_offsets, row_order, token_offsets
 
 
-def fill_plan(
-    expert_ids: Tensor, slot_of_row: Tensor, token_of_row: Tensor, row_order: Tensor, expert_offsets: Tensor
-) -> None:
-    """Write a plan to memory that is there; `expert_ids` [T, K] contiguous."""
-    num_experts = expert_offsets.shape[0] - 1
-    _sort(expert_ids, num_experts, slot_of_row, token_of_row, row_order, expert_offsets, top_k=expert_ids.shape[1])
-
-
-def _sort(
-    ids: Tensor,
-    num_buckets: int,
-    order: Tensor,
-    token_of_row: Tensor | None,
-    row_order: Tensor | None,
-    offsets: Tensor,
-    *,
-    top_k: int,
-) -> None:
-    num_slots = ids.numel()
-    columns = triton.next_power_of_2(num_buckets)
-    step = max(8, min(128, _TABLE // columns))
-    is_alone = num_slots <= ALONE_SLOTS
-    run = step if is_alone else step * triton.cdiv(num_slots, step * MOST_PROGRAMS)
-    num_runs = 1 if is_alone else triton.cdiv(num_slots, run)
-    run = max(run, num_slots) if is_alone else run
-    sizes = {"NUM_BUCKETS": num_buckets, "COLUMNS": columns, "STEP": step}
-    counts = totals = None
+def _sort(ids: Tensor, places: Places, *, top_k: int) -> None:
+    num_slots, sizes = ids.numel(), _sizes(places)
+    step = sizes["STEP"]
     with torch.cuda.device_of(ids):
-        if not is_alone:
-            counts = ids.new_empty((num_runs, num_buckets), dtype=torch.int32)
-            totals = ids.new_empty(num_buckets, dtype=torch.int32)
-            _count_runs[(num_runs,)](ids, counts, num_slots, run, **sizes)
-            scan_grid = (triton.cdiv(num_buckets, _SCAN_COLUMNS),)
-            scanned = {"NUM_BUCKETS": num_buckets, "ROWS": _SCAN_ROWS, "COLUMNS": _SCAN_COLUMNS}
-            _scan_runs[scan_grid](counts, totals, num_runs, **scanned)
-        outputs = (order, token_of_row, row_order, offsets)
-        _place_slots[(num_runs,)](ids, counts, totals, *outputs, num_slots, run, TOP_K=top_k, **sizes)
+        if num_slots <= ALONE_STEPS * step:
+            place_slots(ids, None, max(num_slots, 1), places, top_k=top_k)
+            return
+        run = step * triton.cdiv(num_slots, step * MOST_PROGRAMS)
+        counts = ids.new_empty((triton.cdiv(num_slots, run), sizes["NUM_BUCKETS"]), dtype=torch.int32)
+        _count_runs[(counts.shape[0],)](ids, counts, num_slots, run, **sizes, num_warps=_WARPS)
+        place_slots(ids, counts, run, places, top_k=top_k)
+
+
+def _sizes(places: Places) -> dict[str, int]:
+    num_buckets = places.offsets.shape[0] - 1
+    columns = triton.next_power_of_2(num_buckets)
+    return {"NUM_BUCKETS": num_buckets, "COLUMNS": columns, "STEP": max(8, min(128, _TABLE // columns))}
+
+
+def place_slots(ids: Tensor, counts: Tensor | None, run: int, places: Places, *, top_k: int) -> None:
+    """Put every slot of runs that have been counted in its place.
+
+    Args:
+        ids: of the slots in order, contiguous.
+        counts: [runs, buckets], any integers; None = there is one run, not counted yet.
+        run: slots in each.
+        places: where to.
+        top_k: slots of a token where there is a plan to write; 0 for a sort alone.
+    """
+    num_counts = 0 if counts is None else counts.shape[0]
+    merged = max(1, triton.cdiv(num_counts, MOST_PROGRAMS))  # runs of a program
+    num_programs = max(1, triton.cdiv(num_counts, merged))
+    numbers = (ids.numel(), run * merged, num_counts, merged)
+    _place_slots[(num_programs,)](ids, counts, *places, *numbers, TOP_K=top_k, **_sizes(places), num_warps=_WARPS)
 
 
 @triton.jit
@@ -123,38 +132,31 @@ def _count_runs(
     tl.store(counts_at + tl.program_id(0) * NUM_BUCKETS + columns, counts, mask=columns < NUM_BUCKETS)
 
 
-@triton.jit(do_not_specialize=["num_runs"])
-def _scan_runs(counts_at, totals_at, num_runs, NUM_BUCKETS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Replace each run's counts by their sums over the runs before it, bucket by bucket, and keep the totals."""
-    columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
-    before = tl.zeros([COLUMNS], tl.int32)
-    for first in range(0, num_runs, ROWS):
-        rows = first + tl.arange(0, ROWS)
-        at = counts_at + rows[:, None] * NUM_BUCKETS + columns[None, :]
-        mask = (rows[:, None] < num_runs) & (columns[None, :] < NUM_BUCKETS)
-        counts = tl.load(at, mask=mask, other=0)
-        tl.store(at, before[None, :] + tl.cumsum(counts, axis=0) - counts, mask=mask)
-        before += tl.sum(counts, axis=0)
-    tl.store(totals_at + columns, before, mask=columns < NUM_BUCKETS)
+@triton.jit
+def _add_counts(counts_at, num_counts, first_own, NUM_BUCKETS: tl.constexpr, COLUMNS: tl.constexpr, STEP: tl.constexpr):
+    """Each bucket's slots in all runs, and in those before the program's own."""
+    columns = tl.arange(0, COLUMNS)
+    totals, earlier = tl.zeros([COLUMNS], tl.int32), tl.zeros([COLUMNS], tl.int32)
+    for first in range(0, num_counts, STEP):
+        runs = (first + tl.arange(0, STEP))[:, None]
+        mask = (runs < num_counts) & (columns < NUM_BUCKETS)[None, :]
+        counts = tl.load(counts_at + runs * NUM_BUCKETS + columns[None, :], mask=mask, other=0).to(tl.int32)
+        totals += tl.sum(counts, axis=0)
+        earlier += tl.sum(tl.where(runs < first_own, counts, 0), axis=0)
+    return totals, earlier
 
 
 @triton.jit
-def _read_counts(
-    ids_at, counts_at, totals_at, begin, end, NUM_BUCKETS: tl.constexpr, COLUMNS: tl.constexpr, STEP: tl.constexpr
-):
-    """Each bucket's slots in all, and in the runs before this one; a program that is alone counts by itself."""
-    columns = tl.arange(0, COLUMNS)
-    is_bucket = columns < NUM_BUCKETS
-    if counts_at is None:
-        return _count_run(ids_at, begin, end, NUM_BUCKETS, COLUMNS, STEP), tl.zeros([COLUMNS], tl.int32)
-    else:
-        totals = tl.load(totals_at + columns, mask=is_bucket, other=0)
-        return totals, tl.load(counts_at + tl.program_id(0) * NUM_BUCKETS + columns, mask=is_bucket, other=0)
+def _rank_slots(table, next_row):
+    """Each slot's row, and whether it has one, from a table of ones where a slot [STEP] is in a bucket [COLUMNS]."""
+    rows = tl.where(table == 1, next_row[None, :] + tl.cumsum(table, axis=0) - 1, 0)
+    return tl.sum(rows, axis=1), tl.sum(table, axis=1)
 
 
-@triton.jit(do_not_specialize=["num_slots", "run"])
+@triton.jit(do_not_specialize=["num_slots", "run", "num_counts", "merged"])
 def _place_slots(
-    ids_at, counts_at, totals_at, order_at, token_of_row_at, row_order_at, offsets_at, num_slots, run,
+    ids_at, counts_at, order_at, offsets_at, token_of_row_at, row_order_at, token_offsets_at,
+    num_slots, run, num_counts, merged,
     NUM_BUCKETS: tl.constexpr, COLUMNS: tl.constexpr, STEP: tl.constexpr, TOP_K: tl.constexpr,
 ):  # fmt: skip
     """Write each slot of a run to its row; slots without a bucket go behind all others. TOP_K > 0: a whole plan."""
@@ -162,26 +164,32 @@ def _place_slots(
     end = tl.minimum(begin + run, num_slots)
     columns = tl.arange(0, COLUMNS)
     is_bucket = columns < NUM_BUCKETS
-    totals, in_earlier_runs = _read_counts(ids_at, counts_at, totals_at, begin, end, NUM_BUCKETS, COLUMNS, STEP)
+    if counts_at is None:
+        totals, earlier = _count_run(ids_at, begin, end, NUM_BUCKETS, COLUMNS, STEP), tl.zeros([COLUMNS], tl.int32)
+    else:
+        totals, earlier = _add_counts(
+            counts_at, num_counts, tl.program_id(0) * merged, NUM_BUCKETS, COLUMNS, STEP
+        )  # fmt: skip
     ends = tl.cumsum(totals, axis=0)
     if tl.program_id(0) == 0:
         tl.store(offsets_at, 0)
         tl.store(offsets_at + 1 + columns, ends, mask=is_bucket)
-    next_row = ends - totals + in_earlier_runs
-    num_rows, num_placed = tl.sum(totals, axis=0), tl.sum(in_earlier_runs, axis=0)
+        if TOP_K > 0:
+            tl.store(token_offsets_at, 0)
+    next_row = ends - totals + earlier
+    num_rows, num_placed = tl.sum(totals, axis=0), tl.sum(earlier, axis=0)
     for first in range(begin, end, STEP):
         slots = first + tl.arange(0, STEP)
         is_slot = slots < end
         ids = tl.load(ids_at + slots, mask=is_slot, other=-1)
-        is_here = (ids[:, None] == columns[None, :]) & is_bucket[None, :]
-        table = is_here.to(tl.int32)
-        rows = tl.sum(tl.where(is_here, next_row[None, :] + tl.cumsum(table, axis=0) - 1, 0), axis=1)
-        has_row = tl.sum(table, axis=1)
+        table = ((ids[:, None] == columns[None, :]) & is_bucket[None, :]).to(tl.int32)
+        rows, has_row = _rank_slots(table, next_row)
         num_strays = slots - num_placed - (tl.cumsum(has_row, axis=0) - has_row)
         rows = tl.where(has_row == 1, rows, num_rows + num_strays)
         tl.store(order_at + rows, slots, mask=is_slot)
         if TOP_K > 0:
             tl.store(token_of_row_at + rows, slots // TOP_K, mask=is_slot)
             tl.store(row_order_at + slots, rows, mask=is_slot)
+            tl.store(token_offsets_at + 1 + slots // TOP_K, slots + TOP_K, mask=is_slot & (slots % TOP_K == 0))
         next_row += tl.sum(table, axis=0)
         num_placed += tl.sum(has_row, axis=0)

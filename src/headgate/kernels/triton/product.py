@@ -17,6 +17,14 @@ from headgate.kernels.triton.tiles import load_row_weights, sum_products, take_t
 from headgate.kernels.triton.tuning import tuned
 
 
+@triton.jit
+def _store_weight_parts(gradient, x, x_stride, token_of_row, rows, columns, parts_at, is_row, mask):
+    """What these columns add to the gradient of each row's weight: x . gradient, of the row's token."""
+    tokens = tl.load(token_of_row + rows, mask=is_row, other=0).to(tl.int64)
+    inputs = tl.load(x + tokens[:, None] * x_stride + columns[None, :], mask=mask, other=0.0).to(tl.float32)
+    tl.store(parts_at, tl.sum(inputs * gradient, 1), mask=is_row)
+
+
 @tuned(PRODUCT, key=["SUMMED", "COLUMNS", "BUCKET", "PRECISION"])
 @triton.jit(do_not_specialize=["num_rows"])
 def product_kernel(
@@ -56,9 +64,8 @@ def product_kernel(
         values = tl.load(bias + expert.to(tl.int64) * COLUMNS + columns, mask=is_column & (split == 0), other=0.0)
         total += values.to(tl.float32)[None, :]
     if x is not None:
-        tokens = tl.load(token_of_row + rows, mask=is_row, other=0).to(tl.int64)
-        inputs = tl.load(x + tokens[:, None] * x_stride + columns[None, :], mask=mask, other=0.0).to(tl.float32)
-        tl.store(weight_parts + rows.to(tl.int64) * n_tiles + n, tl.sum(inputs * total, 1), mask=is_row)
+        parts_at = weight_parts + rows.to(tl.int64) * n_tiles + n
+        _store_weight_parts(total, x, x_stride, token_of_row, rows, columns, parts_at, is_row, mask)
         total *= load_row_weights(row_weights, slot_of_row, rows, is_row)[:, None]
     at = out + (split.to(tl.int64) * num_rows + rows)[:, None] * COLUMNS + columns[None, :]
     tl.store(at, total.to(out.dtype.element_ty), mask=mask)

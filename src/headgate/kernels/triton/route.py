@@ -1,7 +1,7 @@
 """Route tokens on a GPU: logits, scores, choice, combine weights and dispatch plan, without waiting for the device.
 
-Two launches for few tokens (up to 8192 / E, at most 64), which is decoding: one for the products, one to decide and
-plan. More tokens take up to three more, for the plan alone (`plan.py`).
+One launch for the products, one to decide; for few tokens (up to 8192 / E, at most 64), which is decoding, the latter
+plans, too. For more tokens it counts what each block chose, and a third launch plans from these counts (`plan.py`).
 
 The products are bound by the weight's bytes where tokens are few: 3.7 MB for 256 experts of width 7168 in bfloat16,
 which one multiprocessor would read for tens of microseconds. So experts and width are split over programs, as many as
@@ -21,7 +21,7 @@ from triton import knobs
 
 from headgate.kernels.route_call import Routed, RouterFormula
 from headgate.kernels.triton.decide import allow_groups, choose_rows, rank_rows, score_rows, weigh_rows
-from headgate.kernels.triton.plan import fill_plan
+from headgate.kernels.triton.plan import Places, place_slots
 
 FEW_TOKENS = 256
 """Up to here, small tiles of the product: there are too few large ones to fill the device."""
@@ -57,16 +57,16 @@ def route_triton(
         return
     with torch.cuda.device_of(x):
         parts, blocks = _multiply(x, weight), choose_blocks(num_tokens, num_experts, formula)
-        is_alone = num_tokens <= blocks["BLOCK_T"]
+        num_blocks = triton.cdiv(num_tokens, blocks["BLOCK_T"])
+        # A token's experts are distinct, so no count is more than the tokens of a block.
+        counts = x.new_empty((num_blocks, num_experts), dtype=torch.uint8) if num_blocks > 1 else None
         options = describe(formula, num_experts, x.dtype)
         numbers = (num_tokens, parts.shape[0], float(formula.epsilon), float(formula.scale))
-        grid = (triton.cdiv(num_tokens, blocks["BLOCK_T"]),)
-        _decide[grid](
-            parts, bias, selection_bias, *routed, *numbers, **options, IS_ALONE=is_alone, **blocks, num_warps=8
-        )
-    if not is_alone:
-        plan = (routed.slot_of_row, routed.token_of_row, routed.row_order, routed.expert_offsets)
-        fill_plan(routed.expert_ids, *plan)
+        _decide[(num_blocks,)](parts, bias, selection_bias, *routed, counts, *numbers, **options, **blocks, num_warps=8)
+        if counts is not None:
+            rows = (routed.slot_of_row, routed.expert_offsets, routed.token_of_row, routed.row_order)
+            places, slots = Places(*rows, routed.token_offsets), blocks["BLOCK_T"] * formula.top_k
+            place_slots(routed.expert_ids, counts, slots, places, top_k=formula.top_k)
 
 
 def choose_blocks(
@@ -160,15 +160,18 @@ def _multiply_parts(
 @triton.jit(do_not_specialize=["num_tokens", "num_parts"])
 def _decide(
     parts_at, bias_at, selection_bias_at, logits_at, scores_at, expert_ids_at, combine_weights_at, slot_of_row_at,
-    token_of_row_at, expert_offsets_at, row_order_at, token_offsets_at, drop_reason_at, num_tokens, num_parts,
-    epsilon, scale,
+    token_of_row_at, expert_offsets_at, row_order_at, token_offsets_at, drop_reason_at, counts_at,
+    num_tokens, num_parts, epsilon, scale,
     NUM_EXPERTS: tl.constexpr, TOP_K: tl.constexpr, LOGITS: tl.constexpr, SCORE: tl.constexpr, INNER: tl.constexpr,
     OUTER: tl.constexpr, SELECT_ON_LOGITS: tl.constexpr, NUM_GROUPS: tl.constexpr, NUM_KEPT: tl.constexpr,
     GROUP_COUNTED: tl.constexpr, GROUP_SIZE: tl.constexpr, MASK_ZERO: tl.constexpr, NORMALISE: tl.constexpr,
-    NORM_ORDER: tl.constexpr, CLAMP_NORM: tl.constexpr, IS_ALONE: tl.constexpr,
+    NORM_ORDER: tl.constexpr, CLAMP_NORM: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_G: tl.constexpr,
 ):  # fmt: skip
-    """All that `Routed` holds for a block of tokens but the plan; that too, if there are no others (IS_ALONE)."""
+    """All that `Routed` holds for a block of tokens but the plan: with `counts` [blocks, E], what that is made of.
+
+    Without `counts` there is one block, and the plan is made here.
+    """
     tokens = (tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)).to(tl.int64)
     experts, slots = tl.arange(0, BLOCK_E), tl.arange(0, BLOCK_K)
     is_token, is_expert = (tokens < num_tokens)[:, None], (experts < NUM_EXPERTS)[None, :]
@@ -187,19 +190,18 @@ def _decide(
         scores = tl.where(is_allowed, scores, 0.0) if MASK_ZERO else scores
     source = logits if NORMALISE == "softmax" else scores
     ids, values, is_left = choose_rows(ranked, source, is_expert, TOP_K, BLOCK_T, BLOCK_E, BLOCK_K)
-    is_slot = slots[None, :] < TOP_K
-    weights = weigh_rows(values, is_slot, epsilon, scale, NORMALISE, NORM_ORDER, CLAMP_NORM)
-    cells = tokens[:, None] * TOP_K + slots[None, :]
-    tl.store(expert_ids_at + cells, ids, mask=is_token & is_slot)
-    tl.store(combine_weights_at + cells, weights, mask=is_token & is_slot)
-    tl.store(drop_reason_at + cells, tl.zeros([BLOCK_T, BLOCK_K], tl.uint8), mask=is_token & is_slot)
-    _store_token_offsets(token_offsets_at, tokens, num_tokens, TOP_K)
-    if IS_ALONE:
+    weights = weigh_rows(values, slots[None, :] < TOP_K, epsilon, scale, NORMALISE, NORM_ORDER, CLAMP_NORM)
+    _store_choice(expert_ids_at, combine_weights_at, drop_reason_at, ids, weights, tokens, is_token, TOP_K)
+    chosen = (is_token & is_expert & (is_left == 0)).to(tl.int32)
+    if counts_at is None:
         _plan_alone(
-            (is_token & is_expert & (is_left == 0)).to(tl.int32), ids,
-            slot_of_row_at, token_of_row_at, expert_offsets_at, row_order_at, num_tokens,
+            chosen, ids,
+            slot_of_row_at, token_of_row_at, expert_offsets_at, row_order_at, token_offsets_at, num_tokens,
             NUM_EXPERTS, TOP_K, BLOCK_T, BLOCK_E, BLOCK_K,
         )  # fmt: skip
+    else:
+        counts = tl.sum(chosen, axis=0).to(tl.uint8)
+        tl.store(counts_at + tl.program_id(0) * NUM_EXPERTS + experts, counts, mask=experts < NUM_EXPERTS)
 
 
 @triton.jit
@@ -220,15 +222,20 @@ def _add_parts(
 
 
 @triton.jit
-def _store_token_offsets(token_offsets_at, tokens, num_tokens, TOP_K: tl.constexpr):
-    tl.store(token_offsets_at + tokens, tokens * TOP_K, mask=tokens < num_tokens)
-    # The last block may be full: its last token writes the end as well.
-    tl.store(token_offsets_at + tokens + 1, (tokens + 1) * TOP_K, mask=tokens == num_tokens - 1)
+def _store_choice(
+    expert_ids_at, combine_weights_at, drop_reason_at, ids, weights, tokens, is_token, TOP_K: tl.constexpr
+):
+    """Write the choices [BLOCK_T, BLOCK_K] of a block of tokens; no slot is dropped."""
+    slots = tl.arange(0, ids.shape[1])[None, :]
+    cells, mask = tokens[:, None] * TOP_K + slots, is_token & (slots < TOP_K)
+    tl.store(expert_ids_at + cells, ids, mask=mask)
+    tl.store(combine_weights_at + cells, weights, mask=mask)
+    tl.store(drop_reason_at + cells, tl.zeros(ids.shape, tl.uint8), mask=mask)
 
 
 @triton.jit
 def _plan_alone(
-    chosen, ids, slot_of_row_at, token_of_row_at, expert_offsets_at, row_order_at, num_tokens,
+    chosen, ids, slot_of_row_at, token_of_row_at, expert_offsets_at, row_order_at, token_offsets_at, num_tokens,
     NUM_EXPERTS: tl.constexpr, TOP_K: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -242,6 +249,8 @@ def _plan_alone(
     ends = tl.cumsum(counts, axis=0)
     tl.store(expert_offsets_at, 0)
     tl.store(expert_offsets_at + 1 + experts, ends, mask=experts < NUM_EXPERTS)
+    tl.store(token_offsets_at, 0)
+    tl.store(token_offsets_at + 1 + tokens, (tokens + 1) * TOP_K, mask=tokens < num_tokens)
     row_of = (ends - counts)[None, :] + tl.cumsum(chosen, axis=0) - chosen
     for k in range(TOP_K):
         index = tl.sum(tl.where(slots[None, :] == k, ids, 0), axis=1)

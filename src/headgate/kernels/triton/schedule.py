@@ -32,7 +32,8 @@ class Schedule:
     """The configurations of a kernel.
 
     Attributes:
-        few: up to 16 rows per expert.
+        few: up to 8 rows per expert, so that hardly an expert has more than the 16 of a tile: a second tile would read
+            its weights again.
         some: up to 64.
         many: more.
         matrices: tiles of the right operand that a step holds besides one of the left.
@@ -60,7 +61,7 @@ class Schedule:
     def shared_bytes(self, config: Config, item_bytes: int) -> int:
         """What the stages of the pipeline hold at once, which the interpreter does not check."""
         block = config.kwargs
-        step = (block["BLOCK_M"] + self.matrices * block["BLOCK_N"]) * block["BLOCK_K"]
+        step = (block.get("BLOCK_M", 0) + self.matrices * block["BLOCK_N"]) * block["BLOCK_K"]
         return int(step * item_bytes * config.num_stages)
 
     def first(self, bucket: Bucket, precision: str) -> Mapping[str, int]:
@@ -74,6 +75,21 @@ def _config(block_m: int, block_n: int, block_k: int, *, warps: int, stages: int
     return Config(blocks, num_warps=warps, num_stages=stages)
 
 
+def _for_one_token(block_n: int, block_k: int, *, warps: int, stages: int) -> Config:
+    # The kernel's loop asks for the pipeline itself, so the stages are its argument, too.
+    return Config({"BLOCK_N": block_n, "BLOCK_K": block_k, "STAGES": stages}, num_warps=warps, num_stages=stages)
+
+
+ONE_TOKEN = Schedule(
+    few=(
+        _for_one_token(16, 512, warps=4, stages=4),
+        _for_one_token(8, 512, warps=4, stages=4),
+        _for_one_token(16, 256, warps=4, stages=6),
+        _for_one_token(32, 256, warps=8, stages=4),
+    ),
+    some=(),
+    many=(),
+)
 UP = Schedule(
     few=(
         _config(16, 32, 128, warps=4, stages=4),
@@ -147,7 +163,7 @@ def bucket_of(num_rows: int, num_experts: int) -> Bucket:
         ('few', 'some', 'many')
     """
     num_busy = max(min(num_rows, num_experts), 1)
-    if num_rows <= 16 * num_busy:
+    if num_rows <= 8 * num_busy:
         return "few"
     return "some" if num_rows <= 64 * num_busy else "many"
 

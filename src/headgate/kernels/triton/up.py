@@ -71,6 +71,27 @@ def _store_part(
         tl.store(at + up_columns[None, :], rise, mask=mask)
 
 
+@triton.jit
+def _sum_gate_and_up(
+    x_at, gate_at, up_at, is_row, is_column, k, stride_k,
+    D: tl.constexpr, STEPS: tl.constexpr, IS_EVEN: tl.constexpr, GATED: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """As `sum_products`, for two matrices of which each step multiplies the same tile of tokens."""
+    gate = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    rise = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for step in range(0, STEPS * BLOCK_K, BLOCK_K):
+        is_k = k + step < D
+        tile = load_tile(x_at, is_row[:, None], is_k[None, :], IS_EVEN)
+        gate = multiply(tile, load_tile(gate_at, is_column[None, :], is_k[:, None], IS_EVEN), gate, PRECISION)
+        gate_at += BLOCK_K * stride_k
+        if GATED:
+            rise = multiply(tile, load_tile(up_at, is_column[None, :], is_k[:, None], IS_EVEN), rise, PRECISION)
+            up_at += BLOCK_K * stride_k
+        x_at += BLOCK_K
+    return gate, rise
+
+
 @tuned(UP, key=["D", "F", "BUCKET", "PRECISION"])
 @triton.jit(do_not_specialize=["num_rows"])
 def up_kernel(
@@ -100,17 +121,10 @@ def up_kernel(
     weight_at = up + expert.to(tl.int64) * stride_e + k.to(tl.int64)[:, None] * stride_k
     gate_at = weight_at + gate_columns.to(tl.int64)[None, :] * stride_n
     up_at = weight_at + up_columns.to(tl.int64)[None, :] * stride_n
-    gate = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    rise = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for step in range(0, steps * BLOCK_K, BLOCK_K):
-        is_k = k + step < D
-        tile = load_tile(x_at, is_row[:, None], is_k[None, :], is_even)
-        gate = multiply(tile, load_tile(gate_at, is_column[None, :], is_k[:, None], is_even), gate, PRECISION)
-        gate_at += BLOCK_K * stride_k
-        if GATED:
-            rise = multiply(tile, load_tile(up_at, is_column[None, :], is_k[:, None], is_even), rise, PRECISION)
-            up_at += BLOCK_K * stride_k
-        x_at += BLOCK_K
+    gate, rise = _sum_gate_and_up(
+        x_at, gate_at, up_at, is_row, is_column, k, stride_k,
+        D, steps, is_even, GATED, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K,
+    )  # fmt: skip
 
     if SPLITS > 1:
         rows_of_part = split.to(tl.int64) * num_rows + rows
