@@ -69,7 +69,10 @@ def _rows(trace: RoutingTrace, sites: list[Site], name: str) -> list[tuple[Site,
     paths = [layer.get("path") for layer in trace.metadata.get("layers") or []]
     by_path = {site.path: site for site in sites}
     if paths and None not in paths:
-        missing, more = sorted(set(paths) - by_path.keys()), sorted(by_path.keys() - set(paths))
+        # An encoder's layers, which run before a generation, are not in its trace.
+        stacks = {_stack_of(path) for path in paths}
+        missing = sorted(set(paths) - by_path.keys())
+        more = sorted(path for path in by_path.keys() - set(paths) if _stack_of(path) in stacks)
         if missing:
             raise InputError(f"the trace names {', '.join(missing)}, which the model (={name}) lacks; replay its own")
         if more:
@@ -83,6 +86,11 @@ def _rows(trace: RoutingTrace, sites: list[Site], name: str) -> list[tuple[Site,
             f"has experts in {sorted(by_index)[:8]}; replay a trace of this model"
         )
     return [(by_index[index], row) for row, index in enumerate(recorded)]
+
+
+def _stack_of(path: str) -> str:
+    """What holds a module's layers, such as `model.decoder`."""
+    return path.partition(".layers.")[0]
 
 
 def _require_same_router(reel: _Reel, site: Site, trace: RoutingTrace, row: int) -> None:
