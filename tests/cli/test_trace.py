@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -114,9 +115,12 @@ def test_an_interrupted_recording_goes_on_after_its_last_sequence(options, model
 
 def test_an_interruption_before_the_first_text_is_resumed_from_the_start(model, tmp_path, monkeypatch):
     out, texts = tmp_path / "a.safetensors", ("--text", "the gate", "--text", "an expert")
-    record = interrupt_after(monkeypatch, 0)
-    assert invoke(model, *texts, "-o", out).exit_code == 1
-    monkeypatch.setattr(recorder, "record", record)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 0)
+        assert invoke(model, *texts, "-o", out).exit_code == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(verb.Progress, "add_task", Mock(side_effect=KeyboardInterrupt))
+        assert "same command with --resume" in invoke(model, *texts, "-o", out, "--resume").stderr
     assert invoke(model, *texts, "-o", out, "--resume").exit_code == 0
     assert len(load_trace(out).seq_offsets) - 1 == 2
 
