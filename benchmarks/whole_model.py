@@ -3,13 +3,14 @@
 OLMoE-1B-7B's shapes (D 2048, F 1024, E 64, K 8) with random bfloat16 weights and fewer layers, on the CPU: attention,
 norms and head are transformers' own in every contender. Prefill: one sequence; decode: one token for each sequence of a
 batch, on a cache of 128 tokens that is cropped again after each step, four steps a timing. The contenders take turns in
-one process, on the same weights; the default of transformers is `grouped_mm`. What a tap costs is timed apart: the
-median, over many pairs of one step each, of the time with it over the time without it, since the machine's speed drifts
-by more than that.
+one process, on the same weights; the default of transformers is `grouped_mm`. What a tap costs is timed apart, since
+the machine's speed drifts by more than that: the median, over many pairs of one step each, of the processor's time
+with it over its time without it.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from importlib.metadata import version
@@ -112,7 +113,8 @@ def measure(model: OlmoeForCausalLM, case: str, rounds: int, pairs: int) -> list
 
 def measure_tap(calls: dict[str, Callable[[], torch.Tensor]], pairs: int) -> tuple[float, str]:
     """What a tap adds to a step, in per cent: the median of the pairs, and their quartiles."""
-    timings = time_interleaved({name: calls[name] for name in ("headgate", "headgate + tap")}, rounds=pairs)
+    both = {name: calls[name] for name in ("headgate", "headgate + tap")}
+    timings = time_interleaved(both, rounds=pairs, clock=time.process_time)
     lower, cost, upper = paired_quartiles(timings["headgate + tap"], timings["headgate"])
     return 100 * (cost - 1), f"{100 * (lower - 1):.1f} to {100 * (upper - 1):.1f}"
 

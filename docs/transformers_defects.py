@@ -7,6 +7,7 @@ Each function builds something small, and returns what was seen and whether that
 from __future__ import annotations
 
 import inspect
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -167,6 +168,18 @@ def jitter_changes_the_blocks_input() -> Finding:
     return not torch.equal(x, before), "Mixtral with router_jitter_noise: the tensor that it was called with differs"
 
 
+def zaya_forgets_a_bias_on_loading() -> Finding:
+    """Its initialisation assigns the last selection bias, that of skipping the experts, after the file's was read."""
+    sizes = {**SIZES, "moe_intermediate_size": 8, "head_dim": 8, "router_hidden_size": 8, "vocab_size": 32}
+    model = transformers.ZayaModel(transformers.ZayaConfig(**sizes, num_experts=4))
+    name = "layers.0.mlp.gate.balancing_biases"
+    model.get_buffer(name).fill_(0.5)
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        loaded = transformers.ZayaModel.from_pretrained(folder).get_buffer(name).tolist()
+    return loaded == [0.5, 0.5, 0.5, 0.5, -1.0], f"five biases of 0.5 were saved, and {loaded} loaded"
+
+
 def first(result: Tensor | tuple[Tensor, ...]) -> Tensor:
     """The output of a block that may return its logits beside it."""
     return result[0] if isinstance(result, tuple) else result
@@ -184,6 +197,7 @@ DEFECTS: dict[str, Callable[[], Finding]] = {
     "Doge's choices depend on later tokens": doge_looks_ahead,
     "PhiMoE makes two choices whatever it is told": phimoe_always_makes_two_choices,
     "Jitter changes the input of its block": jitter_changes_the_blocks_input,
+    "Zaya's last selection bias is lost on loading": zaya_forgets_a_bias_on_loading,
 }
 
 

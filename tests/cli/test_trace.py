@@ -6,11 +6,12 @@ import json
 import re
 import shutil
 from itertools import pairwise
+from unittest.mock import Mock
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import LlamaConfig, VitPoseConfig
+from transformers import AutoConfig, AutoModelForMultimodalLM, InklingConfig, LlamaConfig, VitPoseConfig
 from typer.testing import CliRunner
 
 from headgate.cli import trace as verb
@@ -20,6 +21,7 @@ from headgate.integrations.transformers import recorder
 from headgate.observe.reader import load_trace
 from headgate.observe.shape import RecordedShape
 from headgate.observe.trace import Phase
+from integrations import zoo
 from tiny_demo import run as run_demo
 from tiny_demo import tiny_config
 
@@ -114,9 +116,12 @@ def test_an_interrupted_recording_goes_on_after_its_last_sequence(options, model
 
 def test_an_interruption_before_the_first_text_is_resumed_from_the_start(model, tmp_path, monkeypatch):
     out, texts = tmp_path / "a.safetensors", ("--text", "the gate", "--text", "an expert")
-    record = interrupt_after(monkeypatch, 0)
-    assert invoke(model, *texts, "-o", out).exit_code == 1
-    monkeypatch.setattr(recorder, "record", record)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 0)
+        assert invoke(model, *texts, "-o", out).exit_code == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(verb.Progress, "add_task", Mock(side_effect=KeyboardInterrupt))
+        assert "same command with --resume" in invoke(model, *texts, "-o", out, "--resume").stderr
     assert invoke(model, *texts, "-o", out, "--resume").exit_code == 0
     assert len(load_trace(out).seq_offsets) - 1 == 2
 
@@ -268,6 +273,20 @@ def test_weights_that_are_cut_off_or_missing_are_not_drawn_at_random(
 def drop(weights, name):
     kept = {key: value for key, value in load_file(weights).items() if name not in key}
     save_file(kept, weights, metadata={"format": "pt"})
+
+
+def test_a_model_that_sees_pictures_too_is_given_text_alone(model, tmp_path):
+    config = zoo.derive_config(InklingConfig, {})
+    config.text_config.vocab_size = AutoConfig.from_pretrained(model).vocab_size
+    AutoModelForMultimodalLM.from_config(config).save_pretrained(tmp_path / "model")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(verb.Path(model) / name, tmp_path / "model")
+    out = tmp_path / "a.safetensors"
+    result = invoke(tmp_path / "model", "--text", "the gate", "--generate", 2, "-o", out)
+    assert result.exit_code == 0, result.output
+    recorded = load_trace(out)
+    assert [layer["path"].split(".")[1] for layer in recorded.metadata["layers"]] == ["language_model"] * 2
+    assert int(recorded.phase[-1]) == int(Phase.GENERATED)
 
 
 def test_a_file_is_no_model_to_run(model, tmp_path, monkeypatch, capsys):

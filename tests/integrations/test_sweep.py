@@ -36,6 +36,15 @@ NO_FORMULA = {"vitpose_backbone"}
 # Their weights for other choices than their own follow from more than the logits, so they are replayed as recorded.
 NO_OWN_WEIGHTS = {*NO_FORMULA, "diffusion_gemma", "gemma4", "inkling", "phimoe"}
 
+# Built without a head, as parts of models that see pictures or hear; or no language models.
+NOT_GENERATING = {
+    *("deepseek_ocr2", "diffusion_gemma", "ernie4_5_vl_moe", "glm4v_moe", "glm5_next", "mistral_large4", "muse_spark"),
+    *("openai_privacy_filter", "qwen3_omni_moe", "qwen3_vl_moe", "step3p7", "unlimited_ocr", "vitpose_backbone"),
+}
+
+# Its own code has no static cache: a KeyError on every backend.
+NO_STATIC_CACHE = {"deepseek_v4"}
+
 # The longest chain of sums from the embedding to the output: per layer about 12 of D and 2 of F terms.
 TERMS = zoo.NUM_LAYERS * (12 * zoo.D_MODEL + 2 * zoo.D_FF)
 
@@ -162,6 +171,29 @@ def test_the_formula_gives_the_models_own_ids_and_weights_from_its_logits(name):
         assert name not in NO_FORMULA
         for decision in layer.decisions:
             check_formula(formula, layer, decision)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_generation_in_a_padded_batch_is_that_of_eager_and_its_padding_is_seen(name):
+    model = zoo.build(name)
+    assert model.can_generate() == (name not in NOT_GENERATING)
+    if name in NOT_GENERATING:
+        return
+    ids = zoo.example_inputs(model)["input_ids"]
+    mask = torch.ones_like(ids)
+    mask[1, :2] = 0
+    options = {"max_new_tokens": 3, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    options |= {"attention_mask": mask, "cache_implementation": "dynamic" if name in NO_STATIC_CACHE else "static"}
+    has_encoder = model.config.is_encoder_decoder
+    if has_encoder:
+        options["decoder_start_token_id"] = 2
+    expected = model.generate(ids, **options)
+    integration.accelerate(model)
+    with integration.tap(model) as tape:
+        assert torch.equal(model.generate(ids, **options), expected)
+    phases = make_trace(tape, name).phase.bincount(minlength=4).tolist()
+    # Behind an encoder, the decoder's first token is its prompt. The last token is chosen and never routed.
+    assert phases == [2, 4, 0, 0] if has_encoder else [12, 4, 0, 2]
 
 
 def check_formula(formula: Formula, layer: integration.LayerTape, decision: integration.Decision) -> None:

@@ -80,6 +80,26 @@ def by_hand(model: nn.Module, inputs: dict[str, Tensor], is_padding: Tensor) -> 
     return gradients
 
 
+def test_a_model_within_a_module_that_wraps_it_is_balanced_and_replayed_as_it_is_alone():
+    model = zoo.build("mixtral").train()
+    wrapper = nn.ModuleDict({"net": model})
+    wrapper.config = {"rate": 0.1}  # none of transformers
+    inputs = zoo.example_inputs(model)
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    inputs["attention_mask"][0, :3] = 0
+    handle = integration.balance(model, switch=0.5)
+    alone = train_once(model, inputs)
+    handle.remove()
+    handle = integration.balance(wrapper, switch=0.5)
+    assert [path.partition(".")[0] for path in handle.layers] == ["net", "net"]
+    assert all(torch.equal(gradient, alone[path]) for path, gradient in train_once(model, inputs).items())
+    handle.remove()
+    with integration.tap(wrapper) as tape:
+        expected = model(**inputs).logits
+    with integration.replay(wrapper, integration.make_trace(tape)):
+        assert torch.equal(model(**inputs).logits, expected)
+
+
 def test_in_accumulation_the_losses_are_the_mean_of_the_steps():
     """As the training loss is, which a loop divides by their number."""
     model = zoo.build("mixtral").train()

@@ -29,13 +29,9 @@ def record(model: nn.Module, ids: Tensor = IDS, **inputs: Tensor) -> RoutingTrac
     return integration.make_trace(tape)
 
 
-@pytest.mark.parametrize(
-    ("name", "cache"),
-    # With a static cache, masks of other kinds: of a window alone, of an index, and of a convolution beside it.
-    [("olmoe", "dynamic"), *((name, "static") for name in ("olmoe", "afmoe", "axk2", "zaya"))],
-)
-def test_generated_tokens_follow_their_prompt_and_say_so(name, cache):
-    model = zoo.build(name)
+@pytest.mark.parametrize("cache", ["dynamic", "static"])
+def test_generated_tokens_follow_their_prompt_and_say_so(cache):
+    model = zoo.build("olmoe")
     mask = torch.ones_like(IDS)
     mask[0, :2] = 0
     options = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False, "cache_implementation": cache}
@@ -49,8 +45,7 @@ def test_generated_tokens_follow_their_prompt_and_say_so(name, cache):
     assert trace.phase.view(2, 8).tolist() == [[pad] * 2 + [prompt] * 4 + [new] * 2, [prompt] * 6 + [new] * 2]
     assert trace.position.view(2, 8).tolist() == [list(range(8))] * 2
     assert trace.forward_id.view(2, 8)[0].tolist() == [0] * 6 + [1, 2]
-    if name != "zaya":  # Of its tokens some skip the experts.
-        assert trace.counts.sum(1).tolist() == [14 * zoo.TOP_K] * 2
+    assert trace.counts.sum(1).tolist() == [14 * zoo.TOP_K] * 2
 
 
 def test_a_window_that_has_moved_on_says_nothing_of_padding():

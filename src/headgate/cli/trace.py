@@ -96,18 +96,17 @@ def _record(recording: Recording, begun: Begun, notes: Console, *, quiet: bool) 
     from headgate.integrations.transformers.recorder import record
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=notes, transient=True, disable=quiet) as bar:
-        task = bar.add_task("sequences", total=recording.summary.num_sequences)
-        try:
-            with begun.writer:
-                start = flushed = time.monotonic()
-                for done in record(recording, begun):
-                    bar.update(task, completed=done)
-                    if is_due(flushed - start, time.monotonic() - start):
-                        begun.writer.flush()
-                        flushed = time.monotonic()
-        except KeyboardInterrupt:
-            return True
+    try:
+        with Progress(*columns, console=notes, transient=True, disable=quiet) as bar, begun.writer:
+            task = bar.add_task("sequences", total=recording.summary.num_sequences)
+            start = flushed = time.monotonic()
+            for done in record(recording, begun):
+                bar.update(task, completed=done)
+                if is_due(flushed - start, time.monotonic() - start):
+                    begun.writer.flush()
+                    flushed = time.monotonic()
+    except KeyboardInterrupt:
+        return True
     return False
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from headgate.balance import add_loss_gradient, switch_loss, z_loss
 from headgate.errors import InputError
 from headgate.integrations.transformers.formulas import Formula, formula_or_reason
-from headgate.integrations.transformers.sites import Site, find_holder
+from headgate.integrations.transformers.sites import Site, find_config, find_holder
 from headgate.integrations.transformers.tap import describe_pass, positional, require_sites
 from headgate.integrations.transformers.wires import Choice, find_router, wire_of
 from headgate.scores import compute_scores
@@ -76,13 +76,13 @@ def balance(model: nn.Module, *, switch: float = 0.01, z: float = 0.0) -> Balanc
         InputError: the model has no MoE layer, or none that can be balanced.
     """
     sites = require_sites(model)
-    holder = find_holder(model, [site.path for site in sites])
-    config = getattr(holder, "config", None)
+    paths = [site.path for site in sites]
+    config = find_config(model, paths)
     formulas = {site.path: formula_or_reason(config, layer_index=site.layer_index) for site in sites}
     skipped = {site.path: reason for site in sites if (reason := _why_not(model, site, formulas[site.path]))}
     if len(skipped) == len(sites):
         raise InputError(f"model (={type(model).__name__}) has no layer to balance: {next(iter(skipped.values()))}")
-    padding, scale = _Padding(holder), torch.ones(())
+    padding, scale = _Padding(find_holder(model, paths)), torch.ones(())
     handles = [padding.handle]
     losses = _Losses(switch=switch, z=z, scale=scale)
     for site in sites:

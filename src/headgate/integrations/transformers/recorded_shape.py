@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from headgate.integrations.transformers.sites import Kind, Site, find_holder
+from headgate.integrations.transformers.sites import Kind, Site, find_config
 from headgate.integrations.transformers.wires import shared_experts_of
 from headgate.observe.shape import RecordedShape, count_parameters
 
@@ -28,7 +28,7 @@ def shape_of(model: nn.Module, sites: Sequence[Site]) -> RecordedShape | None:
         model: of transformers.
         sites: where its experts are.
     """
-    config: Any = getattr(find_holder(model, [site.path for site in sites]), "config", None)
+    config: Any = find_config(model, [site.path for site in sites])
     text: Any = None if config is None else config.get_text_config()
     experts = {site.path: _routed_parameters(site) for site in sites}
     if any(site.kind is Kind.OTHER_INTERFACE for site in sites) or not all(
@@ -72,7 +72,7 @@ def count_zero_experts(site: Site) -> int:
 def count_shared_experts(model: nn.Module, site: Site) -> int:
     """The experts of a place that every token gets: several may lie in one module, and the configuration says so."""
     shared = shared_experts_of(model, site)
-    config: Any = getattr(find_holder(model, [site.path]), "config", None)
+    config: Any = find_config(model, [site.path])
     noted = None if config is None else _first(config.get_text_config(), _SHARED)
     return (noted or len(shared)) if shared else 0
 

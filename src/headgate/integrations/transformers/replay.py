@@ -15,7 +15,7 @@ from headgate.errors import InputError
 from headgate.flow import NO_EXPERT
 from headgate.integrations.transformers.formulas import formula_or_reason
 from headgate.integrations.transformers.recorded_shape import count_experts
-from headgate.integrations.transformers.sites import Site, find_holder
+from headgate.integrations.transformers.sites import Site, find_config, find_holder
 from headgate.integrations.transformers.tap import positional, require_sites, watch_inputs
 from headgate.integrations.transformers.wires import Choice, Wire, find_router, wire_of
 from headgate.nn.routing import weigh
@@ -115,8 +115,7 @@ def require_formula(model: nn.Module, site: Site) -> RouterSpec:
     Raises:
         InputError: there is none.
     """
-    config = getattr(find_holder(model, [site.path]), "config", None)
-    formula = formula_or_reason(config, layer_index=site.layer_index)
+    formula = formula_or_reason(find_config(model, [site.path]), layer_index=site.layer_index)
     spec = formula.spec
     if spec is None or formula.gives != "ids and weights" or spec.selection == "sparsemixer":
         reason = formula.note or "its weights depend on how its experts were drawn"

@@ -70,6 +70,12 @@ def find_holder(model: nn.Module, paths: Sequence[str]) -> nn.Module:
     return model
 
 
+def find_config(model: nn.Module, paths: Sequence[str]) -> Any:
+    """The configuration of transformers for what runs in these places, or None."""
+    config = getattr(find_holder(model, paths), "config", None)
+    return config if hasattr(config, "get_text_config") else None
+
+
 def layer_index_of(path: str) -> int:
     """The first number in a module path: 3 for `model.layers.3.mlp.experts`; -1 where there is none."""
     number = re.search(r"(?:^|\.)(\d+)(?=\.|$)", path)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from headgate.errors import InputError
 from headgate.flow import TokenChoice
 from headgate.integrations.transformers.recorded_shape import count_experts, count_shared_experts, shape_of
-from headgate.integrations.transformers.sites import Site, find_holder, find_sites
+from headgate.integrations.transformers.sites import Site, find_config, find_holder, find_sites
 from headgate.integrations.transformers.wires import Choice, find_router, find_selection_bias, wire_of
 from headgate.nn.tape import is_compiled, is_recomputing
 from headgate.observe.shape import RecordedShape
@@ -133,15 +133,16 @@ def tap(model: nn.Module, *, logits: bool = True) -> Iterator[Tape]:
     model = getattr(model, "_orig_mod", model)
     sites = require_sites(model)
     _require_weights(model, sites)
-    holder = find_holder(model, [site.path for site in sites])
+    paths = [site.path for site in sites]
     tape = Tape(
         layers={site.path: _new_layer(model, site) for site in sites},
         passes=[],
-        config=getattr(holder, "config", None),
+        config=find_config(model, paths),
         shape=shape_of(model, sites),
     )
     with ExitStack() as stack:
         stack.enter_context(stance)
+        holder = find_holder(model, paths)
         stack.enter_context(watch_inputs(holder, lambda inputs: tape.passes.append(describe_pass(inputs))))
         for site in sites:
             stack.enter_context(_watch_site(model, site, tape, keeps_logits=logits))
