@@ -206,7 +206,7 @@ def check_sizes(num_experts: int, *, num_devices: int, num_replicas: int, num_no
     if num_nodes < 1 or num_devices % num_nodes:
         raise InputError(f"nodes (={num_nodes}) must divide the devices (={num_devices}); give each node as many")
     if num_replicas < 0:
-        raise InputError(f"replicas (={num_replicas}) must be at least 0")
+        raise InputError(f"replicas (={num_replicas}) must be at least 0; leave it out for as few as fill the devices")
     most = num_experts * (num_devices - 1)
     if num_replicas > most:
         raise InputError(

@@ -94,7 +94,8 @@ def check_counts(counts: NDArray[Any]) -> Rows:
         raise InputError(f"counts.shape (={counts.shape}) must be [L, E], none 0; give one row per layer")
     rows = counts.astype(np.float64)
     if not np.isfinite(rows).all() or (rows < 0).any():
-        raise InputError(f"counts (={rows[~np.isfinite(rows) | (rows < 0)][0]}) must be finite and at least 0")
+        wrong = rows[~np.isfinite(rows) | (rows < 0)][0]
+        raise InputError(f"counts (={wrong}) must be finite and at least 0; give the rows of each expert")
     return rows
 
 
