@@ -72,6 +72,15 @@ def test_a_long_text_is_several_sequences_and_a_broken_line_is_named(model, tmp_
     assert json.loads(result.stdout)["sequences"] > 2
 
 
+def test_of_many_such_texts_the_first_are_named_and_the_others_counted(model, tmp_path):
+    lines = [json.dumps({"text": TEXT})] * 5 + ["{broken"] * 6 + [json.dumps({"text": ""})] * 4
+    (tmp_path / "lines.jsonl").write_text("\n".join(lines))
+    notes = invoke(model, "--jsonl", tmp_path / "lines.jsonl", "-o", tmp_path / "a.safetensors").stderr
+    assert notes.count("the context 16: it is") == notes.count("is no JSON object") == notes.count("has no tokens") == 3
+    for said in ("note: 2 further texts are cut likewise", "3 further lines are left out", "1 further text has none"):
+        assert said in notes
+
+
 def interrupt_after(monkeypatch, number):
     """Make Ctrl-C come once so many sequences are recorded."""
     before = recorder.record
