@@ -73,7 +73,7 @@ def test_experts_that_move():
     [
         (0, 0, 1, r"^devices \(=0\) must be at least 1; give how many share the experts$"),
         (4, 0, 3, r"^nodes \(=3\) must divide the devices \(=4\)"),
-        (4, -4, 1, r"^replicas \(=-4\) must be at least 0$"),
+        (4, -4, 1, r"^replicas \(=-4\) must be at least 0; leave it out for as few as fill the devices$"),
         (4, 28, 1, r"^replicas \(=28\) must be at most 24: with 4 devices and 8 experts, every device then holds"),
         (4, 5, 1, r"must be a multiple of the devices \(=4\), since every device .*; ask for 4 or 8 replicas$"),
         (16, 2, 1, r"ask for 8 replicas$"),

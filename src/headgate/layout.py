@@ -131,8 +131,10 @@ class ExpertLayout:
     @property
     def replica_counts(self) -> NDArray[np.int64]:
         """[L, E] slots that hold each expert."""
-        counts: NDArray[np.int64] = (self.physical_to_logical[:, :, None] == np.arange(self.num_experts)).sum(1)
-        return counts
+        num_layers, width = len(self.device_experts), self.num_experts + 1
+        # Each layer counts in columns of its own, the first of which takes the empty slots.
+        columns = self.physical_to_logical + 1 + width * np.arange(num_layers)[:, None]
+        return np.bincount(columns.ravel(), minlength=num_layers * width).reshape(num_layers, width)[:, 1:]
 
     @property
     def logical_to_physical(self) -> NDArray[np.int64]:
@@ -206,7 +208,7 @@ def check_sizes(num_experts: int, *, num_devices: int, num_replicas: int, num_no
     if num_nodes < 1 or num_devices % num_nodes:
         raise InputError(f"nodes (={num_nodes}) must divide the devices (={num_devices}); give each node as many")
     if num_replicas < 0:
-        raise InputError(f"replicas (={num_replicas}) must be at least 0")
+        raise InputError(f"replicas (={num_replicas}) must be at least 0; leave it out for as few as fill the devices")
     most = num_experts * (num_devices - 1)
     if num_replicas > most:
         raise InputError(

@@ -76,6 +76,15 @@ def test_a_long_text_is_several_sequences_and_a_broken_line_is_named(model, tmp_
     assert json.loads(result.stdout)["sequences"] > 2
 
 
+def test_of_many_such_texts_the_first_are_named_and_the_others_counted(model, tmp_path):
+    lines = [json.dumps({"text": TEXT})] * 5 + ["{broken"] * 6 + [json.dumps({"text": ""})] * 4
+    (tmp_path / "lines.jsonl").write_text("\n".join(lines))
+    notes = invoke(model, "--jsonl", tmp_path / "lines.jsonl", "-o", tmp_path / "a.safetensors").stderr
+    assert notes.count("the context 16: it is") == notes.count("is no JSON object") == notes.count("has no tokens") == 3
+    for said in ("note: 2 further texts are cut likewise", "3 further lines are left out", "1 further text has none"):
+        assert said in notes
+
+
 def interrupt_after(monkeypatch, number):
     """Make Ctrl-C come once so many sequences are recorded."""
     before = recorder.record
@@ -312,16 +321,6 @@ def test_what_has_no_routing_of_text_is_refused_before_its_weights_are_read(
 def test_a_name_that_no_verb_would_take_for_a_trace_is_refused(model, tmp_path, monkeypatch, capsys):
     said = fail(monkeypatch, capsys, "trace", model, "--text", "a", "-o", tmp_path / "a.txt")
     assert re.search(r"--out \(=.*a.txt\) must end in .safetensors, .*; add it", said)
-
-
-def test_of_many_texts_that_are_cut_the_first_are_named(model, tmp_path):
-    (tmp_path / "lines.jsonl").write_text((json.dumps({"text": TEXT}) + "\n") * 7)
-    result = invoke(model, "--jsonl", tmp_path / "lines.jsonl", "-o", tmp_path / "a.safetensors")
-    lines = result.stderr.splitlines()
-    assert [line.split(" of ")[0] for line in lines if "the context" in line] == [
-        f"note: line {n}" for n in range(1, 6)
-    ]
-    assert "note: the same goes for 2 other texts" in lines
 
 
 def test_the_trace_is_that_of_a_tap(model, tmp_path):

@@ -54,6 +54,21 @@ def test_a_collapsed_trace(tmp_path):
     assert found["dead experts"].sentence == "12 experts got nothing; the sample shows it for layers 1, 2, 4"
 
 
+def test_a_small_sample_shows_no_collapse(tmp_path):
+    for tokens, status in ((2, "unknown"), (20, "fail")):
+        trace = random_trace(lengths=(tokens,), full=False)
+        ids = torch.zeros_like(trace.topk_ids)
+        ids[..., 1] = 1
+        trace = dataclasses.replace(trace, topk_ids=ids)
+        found = findings(tmp_path, dataclasses.replace(trace, counts=recount(trace)))["balance"]
+        assert found.status == status, found
+        if status == "unknown":
+            assert found.sentence == (
+                "the busiest expert, in layer 1, does 3.00 times an even share, but chance alone could do that in 4 "
+                "rows; record more"
+            )
+
+
 def test_a_small_sample_shows_no_death(tmp_path):
     ids = torch.tensor([[0, 1], [2, 3]]).expand(3, 2, 2).clone()
     trace = dataclasses.replace(random_trace(lengths=(2,), full=False), topk_ids=ids)

@@ -11,6 +11,7 @@ from headgate.observe.metrics import (
     drop_fraction,
     load_entropy,
     load_ratio,
+    load_ratio_chance,
     load_variation,
     normalised_entropy,
     router_entropy,
@@ -49,6 +50,18 @@ def test_the_values_at_balance_and_at_collapse(metric, at_balance, at_collapse):
 )
 def test_a_case_worked_by_hand(metric, expected):
     assert metric(torch.tensor([1, 2, 3, 6])).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_an_even_router_shows_a_busiest_expert_no_more_often_than_the_bound_says():
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(6, (4000, 24), generator=generator)
+    counts = torch.stack([row.bincount(minlength=6) for row in ids])
+    ratios = load_ratio(counts)
+    for row in counts[:40]:
+        # A fraction of 4000 is known to 0.025, three standard deviations.
+        assert (ratios >= load_ratio(row)).double().mean() <= load_ratio_chance(row) + 0.025
+    assert load_ratio_chance(torch.tensor([10, 10, 10])) == load_ratio_chance(torch.zeros(3, dtype=torch.int64)) == 1
+    assert load_ratio_chance(torch.tensor([0, 0, 30])) == pytest.approx(3 * math.exp(-10 * (3 * math.log(3) - 2)))
 
 
 @pytest.mark.parametrize("metric", [load_ratio, load_variation, load_entropy, normalised_entropy])

@@ -126,8 +126,12 @@ def test_equal_counts_give_the_same_layout():
     ("counts", "options", "message"),
     [
         (np.ones(4), {}, r"^counts.shape \(=\(4,\)\) must be \[L, E\], none 0; give one row per layer$"),
-        (np.array([[1.0, np.nan]]), {}, r"^counts \(=nan\) must be finite and at least 0$"),
-        (np.array([[1, -1]]), {}, r"^counts \(=-1.0\) must be finite and at least 0$"),
+        (
+            np.array([[1.0, np.nan]]),
+            {},
+            r"^counts \(=nan\) must be finite and at least 0; give the rows of each expert$",
+        ),
+        (np.array([[1, -1]]), {}, r"^counts \(=-1.0\) must be finite and at least 0; give the rows of each expert$"),
         (np.ones((1, 8)), {"num_devices": 0}, r"^devices \(=0\) must be at least 1; give how many share the experts$"),
         (np.ones((1, 8)), {"num_groups": 3}, r"^groups \(=3\) must divide the experts \(=8\); see the model's config$"),
         (np.ones((1, 8)), {"num_groups": 1}, r"^nodes \(=2\) must divide the groups \(=1\) to keep groups together"),

@@ -46,7 +46,7 @@ def _print(found: Coverage) -> None:
     console = result_console()
     total, poor = found.num_experts, len(found.poor)
     experts, tokens = number_of(total, "expert"), number_of(found.num_tokens, "token")
-    console.print(f"{total - poor} of {experts} got at least {found.needed} of {tokens}.")
+    console.print(f"{total - poor} of {experts} got at least {found.needed:,} of {tokens}.")
     if not poor:
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
@@ -56,7 +56,7 @@ def _print(found: Coverage) -> None:
         style, least = ("", "") if expert.is_seen else ("bold red", "at least ")
         more = f"{least}{number_of(expert.more_tokens, 'token')}"
         sure = _between(expert.more_interval) if expert.is_seen else ""
-        table.add_row(str(expert.layer), str(expert.expert), Text(str(expert.num_rows), style), more, sure)
+        table.add_row(str(expert.layer), str(expert.expert), Text(f"{expert.num_rows:,}", style), more, sure)
     console.print(table)
     if poor > _SHOWN:
         console.print(f"... and {poor - _SHOWN} more (--json lists all)")

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 Gates = list[tuple[str, float]]
 
+_WIDE = 80
+"""Columns of a terminal from which on no figure needs to be broken."""
+
 
 FirstArgument: TypeAlias = Annotated[
     Path, typer.Argument(metavar="A", help="The reference: a trace, or a folder with one.")
@@ -129,7 +132,7 @@ def print_diff(found: TraceDiff, console: Console) -> None:
         )
     )
     console.print(Text(_scope(found), "dim"), soft_wrap=True)
-    console.print(_layer_table(found))
+    console.print(_layer_table(found, is_wide=console.width >= _WIDE))
     if found.buckets:
         console.print(_bucket_table(found))
     if found.tokens:
@@ -153,13 +156,14 @@ def _style(overlap: float) -> str:
     return "green" if overlap >= 0.98 else "yellow" if overlap >= 0.9 else "bold red"
 
 
-def _layer_table(found: TraceDiff) -> Table:
+def _layer_table(found: TraceDiff, *, is_wide: bool) -> Table:
     table = figures_table(
         "By layer", "layer", "overlap", "jaccard", "ranks", "moved", "changed", "load", "gained, lost"
     )
-    # On a narrow terminal an interval goes below its figure, and each of the two shifts into a line, all in one piece.
+    # An interval goes below its figure, and each of the two shifts into a line; where there is room, all in one piece.
     table.collapse_padding = True
-    table.columns[1].min_width = len(show_interval(found.overlap_interval, ".4f").strip())
+    if is_wide:
+        table.columns[1].min_width = len(show_interval(found.overlap_interval, ".4f").strip())
     table.columns[-1].header = "gained,\nlost"
     table.caption = "ranks: Kendall's tau; moved: weight on other experts; load: distance of the loads"
     for layer in found.layers:

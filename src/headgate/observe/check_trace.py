@@ -10,6 +10,7 @@ from headgate.observe.align import TraceSource
 from headgate.observe.findings import Finding, Status, name_layers
 from headgate.observe.health import LayerHealth
 from headgate.observe.layer_summary import LayerSummary
+from headgate.observe.metrics import MISS_PROBABILITY
 from headgate.observe.noted import noted_layers
 from headgate.observe.reader import TraceFile
 from headgate.observe.summary import TraceSummary, summarise_trace
@@ -91,14 +92,24 @@ def _judge(trace: TraceSource, summary: TraceSummary) -> dict[int, LayerHealth]:
 def _check_collapse(verdicts: dict[int, LayerHealth]) -> Finding:
     if not verdicts:
         return Finding(check="balance", status="unknown", sentence="no row reached an expert")
-    collapsed = [layer for layer, found in verdicts.items() if found.verdict == "collapsed"]
-    uneven = [layer for layer, found in verdicts.items() if found.verdict == "imbalanced"]
+    # A dead expert is called so only where the sample shows it.
+    shown = {
+        layer: found.verdict
+        for layer, found in verdicts.items()
+        if found.load_ratio_chance < MISS_PROBABILITY or (found.dead.count and found.dead.is_sample_sufficient)
+    }
+    collapsed = [layer for layer, verdict in shown.items() if verdict == "collapsed"]
+    uneven = [layer for layer, verdict in shown.items() if verdict == "imbalanced"]
     worst = max(verdicts, key=lambda layer: verdicts[layer].load_ratio)
     busiest = f"the busiest expert, in layer {worst}, does {verdicts[worst].load_ratio:.2f} times an even share"
     if collapsed:
         return Finding(check="balance", status="fail", sentence=f"{name_layers(collapsed)} collapsed; {busiest}")
     if uneven:
         return Finding(check="balance", status="warn", sentence=f"{name_layers(uneven)} uneven; {busiest}")
+    if any(found.verdict != "healthy" for found in verdicts.values()):
+        few = number_of(verdicts[worst].dead.num_rows, "row")
+        said = f"{busiest}, but chance alone could do that in {few}; record more"
+        return Finding(check="balance", status="unknown", sentence=said)
     return Finding(check="balance", status="pass", sentence=busiest)
 
 

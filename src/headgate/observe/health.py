@@ -17,6 +17,7 @@ from headgate.observe.metrics import (
     drop_fraction,
     load_entropy,
     load_ratio,
+    load_ratio_chance,
     load_variation,
 )
 from headgate.wording import number_of
@@ -43,6 +44,7 @@ class LayerHealth:
         verdict: "collapsed" below `COLLAPSED_SPREAD`; else "imbalanced" above `IMBALANCED_LOAD_RATIO` or
             `IMBALANCED_DROP_FRACTION`, or with a dead expert that a sufficient sample shows; else "healthy".
         load_ratio: busiest expert / even share. 1 at perfect balance, E / K at full collapse.
+        load_ratio_chance: at most so likely an even router shows such a busiest expert in so few rows.
         load_variation: coefficient of variation of the load. 0 at perfect balance, sqrt(E / K - 1) at full collapse.
         normalised_entropy: of the load. 1 at perfect balance, ln(K) / ln(E) at full collapse; 1 for a single expert.
         effective_experts: exp(entropy of the load). E at perfect balance, K at full collapse.
@@ -54,6 +56,7 @@ class LayerHealth:
 
     verdict: Verdict
     load_ratio: float
+    load_ratio_chance: float
     load_variation: float
     normalised_entropy: float
     effective_experts: float
@@ -114,6 +117,7 @@ def judge_load(expert_counts: Int[Tensor, " E"], *, top_k: int, capacity_drop_fr
     return LayerHealth(
         verdict=verdict,
         load_ratio=ratio,
+        load_ratio_chance=load_ratio_chance(expert_counts),
         load_variation=load_variation(expert_counts).item(),
         normalised_entropy=entropy / math.log(num_experts) if num_experts > 1 else 1.0,
         effective_experts=math.exp(entropy),

@@ -44,6 +44,31 @@ def load_ratio(expert_counts: Int[Tensor, "*L E"]) -> Float[Tensor, "*L"]:
     return counts.amax(-1) / counts.mean(-1)
 
 
+def load_ratio_chance(expert_counts: Int[Tensor, " E"]) -> float:
+    """Bound the probability that a router with an even load shows a busiest expert like this one, or a busier.
+
+    E exp(-m (r ln r - r + 1)), at most 1, with m = mean(n) and r = max(n) / m: Chernoff's bound of one expert, for all.
+
+    Args:
+        expert_counts: [E] integer, rows per expert.
+
+    Returns:
+        no unit; 1 without rows. Tokens count as independent; where those of a sequence are alike, it is larger.
+
+    References:
+        Mitzenmacher and Upfal, "Probability and Computing", 2nd edition, 2017, theorem 4.4.
+
+    Example:
+        >>> import torch
+        >>> [round(load_ratio_chance(torch.tensor([n, n // 9, n // 9])), 4) for n in (9, 90)]
+        [0.1921, 0.0]
+    """
+    ratio, mean = load_ratio(expert_counts).item(), expert_counts.double().mean().item()
+    if mean == 0:
+        return 1.0
+    return min(1.0, len(expert_counts) * math.exp(-mean * (ratio * math.log(ratio) - ratio + 1)))
+
+
 def load_variation(expert_counts: Int[Tensor, "*L E"]) -> Float[Tensor, "*L"]:
     """Compute the coefficient of variation of the load.
 

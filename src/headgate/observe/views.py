@@ -27,7 +27,7 @@ class TraceViews:
             >>> layer = headgate.MoE(8, 16, num_experts=4, top_k=2)
             >>> with headgate.tap(layer) as tape:
             ...     _ = layer(torch.randn(5, 8))
-            >>> headgate.trace_of(layer, tape).to_arrow().num_rows
+            >>> headgate.trace_of(layer, tape, token_ids=torch.arange(5)).to_arrow().num_rows
             5
         """
         from headgate.observe.export import to_arrow

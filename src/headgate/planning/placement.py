@@ -74,9 +74,9 @@ def place_experts(
     extra = fewest_replicas(num_experts, max(num_devices, 1)) if num_replicas is None else num_replicas
     check_sizes(num_experts, num_devices=num_devices, num_replicas=extra, num_nodes=num_nodes)
     if num_groups is None:
-        packed, _ = _pack_evenly(rows, num_slots=num_experts + extra, num_devices=num_devices)
+        packed, top = _pack_evenly(rows, num_slots=num_experts + extra, num_devices=num_devices)
         aim = load_bound(rows, num_slots=num_experts + extra, num_devices=num_devices) * (1 + _GOOD)
-        for row in range(len(rows)):
+        for row in np.flatnonzero(top > aim):
             improve_packing(packed[row], rows[row], target=float(aim[row]), max_steps=_STEPS)
     else:
         _check_groups(num_experts, num_groups, num_nodes)
@@ -94,7 +94,8 @@ def check_counts(counts: NDArray[Any]) -> Rows:
         raise InputError(f"counts.shape (={counts.shape}) must be [L, E], none 0; give one row per layer")
     rows = counts.astype(np.float64)
     if not np.isfinite(rows).all() or (rows < 0).any():
-        raise InputError(f"counts (={rows[~np.isfinite(rows) | (rows < 0)][0]}) must be finite and at least 0")
+        wrong = rows[~np.isfinite(rows) | (rows < 0)][0]
+        raise InputError(f"counts (={wrong}) must be finite and at least 0; give the rows of each expert")
     return rows
 
 

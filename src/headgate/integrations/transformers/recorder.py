@@ -105,7 +105,7 @@ def prepare_recording(
         name: a directory or a Hub id.
         texts: reads them from their beginning each time that it is called.
         options: how they are run.
-        warn: gets a line about each text that is cut or left out.
+        warn: gets a line about each of the first texts that are cut or left out, and then about the others.
 
     Raises:
         ArtifactError: no such model or file.

@@ -15,8 +15,8 @@ from headgate.wording import number_of
 
 Warn = Callable[[str], None]
 
-NUM_NAMED = 5
-"""Of the texts that are cut, so many are named; the others are counted."""
+_NAMED = 3
+"""Texts of a kind that are named one by one; of the others it is said how many there are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +64,7 @@ def read_lines(path: Path, *, warn: Warn) -> Iterator[NamedText]:
     """
     if not path.is_file():
         raise ArtifactError(f"there is no file {path}; check the path")
+    broken = _FirstOfKind(warn)
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
@@ -74,7 +75,8 @@ def read_lines(path: Path, *, warn: Warn) -> Iterator[NamedText]:
             if isinstance(text, str):
                 yield NamedText(name=f"line {number} of {path}", text=text)
             elif line.strip():
-                warn(f'line {number} of {path} is no JSON object with a "text"; it is left out')
+                broken.warn(f'line {number} of {path} is no JSON object with a "text"; it is left out')
+    broken.finish(("further line is left out for it", "further lines are left out for it"))
 
 
 def split_texts(tokenizer: Any, texts: Iterable[NamedText], *, max_length: int, warn: Warn) -> Iterator[list[int]]:
@@ -84,21 +86,38 @@ def split_texts(tokenizer: Any, texts: Iterable[NamedText], *, max_length: int, 
         tokenizer: of the model.
         texts: to cut.
         max_length: tokens of a sequence at most.
-        warn: gets a line about each text that is left out, and about the first that are cut.
+        warn: gets a line about each of the first texts that are cut or left out, and then about the others.
     """
-    num_cut = 0
+    empty, cut = _FirstOfKind(warn), _FirstOfKind(warn)
     for one in texts:
         ids: list[int] = tokenizer(one.text, verbose=False)["input_ids"] if one.text else []
         if not ids:
-            warn(f"{one.name} has no tokens; it is left out")
+            empty.warn(f"{one.name} has no tokens; it is left out")
             continue
         pieces = [ids[first : first + max_length] for first in range(0, len(ids), max_length)]
-        num_cut += len(pieces) > 1
-        if len(pieces) > 1 and num_cut <= NUM_NAMED:
-            warn(f"{one.name} has {len(ids)} tokens, the context {max_length}: it is {len(pieces)} sequences")
+        if len(pieces) > 1:
+            cut.warn(f"{one.name} has {len(ids)} tokens, the context {max_length}: it is {len(pieces)} sequences")
         yield from pieces
-    if num_cut > NUM_NAMED:
-        warn(f"the same goes for {number_of(num_cut - NUM_NAMED, 'other text')}")
+    empty.finish(("further text has none", "further texts have none"))
+    cut.finish(("further text is cut likewise", "further texts are cut likewise"))
+
+
+class _FirstOfKind:
+    """Warns of the first texts of a kind, and counts the others: a file may hold thousands of them."""
+
+    def __init__(self, warn: Warn) -> None:
+        self._warn, self._number = warn, 0
+
+    def warn(self, line: str) -> None:
+        """Say it of one text."""
+        self._number += 1
+        if self._number <= _NAMED:
+            self._warn(line)
+
+    def finish(self, words: tuple[str, str]) -> None:
+        """Say how many more there were: what one of them is, and what several are."""
+        if self._number > _NAMED:
+            self._warn(number_of(self._number - _NAMED, *words))
 
 
 def summarise_sequences(sequences: Iterable[Sequence[int]]) -> TextSummary:
