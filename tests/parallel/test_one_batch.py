@@ -26,7 +26,7 @@ PLACES = {
 
 
 def check(ranks, case):
-    check_parts(case, ranks.run(case.num_ranks, run_on_rank, case))
+    check_parts(case, ranks.begin(case.num_ranks, run_on_rank, case))
 
 
 @pytest.mark.parametrize("case", PLACES.values(), ids=PLACES)

@@ -27,9 +27,9 @@ def assert_same_losses(losses: list[float], whole: list[float]) -> None:
 @pytest.mark.parametrize("name", list(RECIPES))
 def test_ranks_train_as_one_process(ranks, name, num_ranks, arrangement):
     recipe = RECIPES[name]
-    all_ranks = ranks.run(num_ranks, train_twice, recipe, arrangement)
+    begun = ranks.begin(num_ranks, train_twice, recipe, arrangement)
     whole = train_whole(recipe, steps=STEPS, dtype=torch.float32)
-    for first, second in all_ranks:
+    for first, second in begun():
         assert first == second
         assert_same_losses(first, whole)
 
