@@ -23,8 +23,8 @@ def assert_same_losses(losses: list[float], whole: list[float]) -> None:
 
 
 # Three ranks have 3, 3 and 2 of the 8 sequences.
-@pytest.mark.parametrize(("num_ranks", "arrangement"), [(1, "ddp"), (2, "ddp"), (2, "fsdp"), (3, "ddp")])
 @pytest.mark.parametrize("name", list(RECIPES))
+@pytest.mark.parametrize(("num_ranks", "arrangement"), [(1, "ddp"), (2, "ddp"), (2, "fsdp"), (3, "ddp")])
 def test_ranks_train_as_one_process(ranks, name, num_ranks, arrangement):
     recipe = RECIPES[name]
     begun = ranks.begin(num_ranks, train_twice, recipe, arrangement)

@@ -57,10 +57,11 @@ def list_ends(routes):
     return dict(zip(routes.slot_of_row.tolist(), ends, strict=True))
 
 
+# By the number of ranks: another one takes a new group.
 CASES = {
-    "dealt": (Case((5, 3, 7, 2), num_experts=6), 2),
-    "one rank a node": (Case((5, 3, 7), num_experts=6), 3),
     "one node": (Case((5, 3), num_experts=6), 1),
+    "one rank a node": (Case((5, 3, 7), num_experts=6), 3),
+    "dealt": (Case((5, 3, 7, 2), num_experts=6), 2),
     "replicas in both nodes": (Case((4, 3, 5, 6), slots=((0, 1, 2), (3, 4, 5), (5, 0, -1), (1, 3, -1))), 2),
     "a node without an expert": (Case((4, 3, 5, 6), slots=((0, 1, 2), (3, 4, 5), (-1,) * 3, (-1,) * 3)), 2),
     "ranks without tokens": (Case((0, 3, 0, 0)), 2),
@@ -96,12 +97,12 @@ def test_a_mesh_of_other_dimensions_is_refused(ranks):
 AGREEING = {
     "two ranks": (Case((6, 6)), 1),
     "three ranks, dealt unevenly": (Case((4, 4, 4), num_experts=7), 1),
+    "replicas on three ranks": (Case((6, 6, 6), slots=((0, 1, 2, 3), (3, 4, 5, 0), (0, 2, -1, -1))), 1),
+    "three nodes": (Case((5, 5, 5), num_experts=6), 3),
     "four ranks": (Case((5, 5, 5, 5), num_experts=8), 1),
     "replicas": (Case((5, 5, 5, 5), slots=((0, 1, 2), (2, 3, 4), (4, 5, 0), (1, 3, -1))), 1),
-    "replicas on three ranks": (Case((6, 6, 6), slots=((0, 1, 2, 3), (3, 4, 5, 0), (0, 2, -1, -1))), 1),
     "two nodes": (Case((7, 7, 7, 7), num_experts=8), 2),
     "two nodes with replicas": (Case((6, 6, 6, 6), slots=((0, 1, 2), (2, 3, 4), (4, 5, 0), (1, 3, -1))), 2),
-    "three nodes": (Case((5, 5, 5), num_experts=6), 3),
 }
 
 
