@@ -1,5 +1,6 @@
-"""Claims: between hosts, the exchange in two levels sends fewer bytes than the flat one, and so takes less time; and
-two batches in turns take less than one after the other, as one computes while the other's tokens travel.
+"""Claim: between hosts, the exchange in two levels sends fewer bytes than the flat one, and so takes less time.
+
+Timed besides: a step of two halves of the tokens, one after the other and in turns (`run_in_turns`).
 
 Two hosts are two network namespaces of this machine, joined by one cable (a veth pair) with a limited rate; each runs
 two of four processes, started by torchrun, which meet across the cable. Needs root and iproute2:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -139,9 +139,15 @@ def join(parts: Sequence[tuple[Outcome, tuple[int, ...]]], num_experts: int) -> 
     )
 
 
-def check_parts(case: Case, parts: Sequence[tuple[Outcome, tuple[int, ...]]]) -> None:
-    """Require that the ranks' results are those of one process: ids equal, all else to rounding."""
-    expected, found = run_whole(case), join(parts, case.num_experts)
+def check_parts(case: Case, begun: Callable[[], Sequence[tuple[Any, ...]]]) -> None:
+    """Require that the ranks' results are those of one process: ids equal, all else to rounding.
+
+    Args:
+        case: what ran.
+        begun: waits for each rank's outcome and experts, and whatever comes after these.
+    """
+    expected = run_whole(case)
+    found = join([part[:2] for part in begun()], case.num_experts)
     if expected.expert_ids is not None:
         assert found.expert_ids.tolist() == expected.expert_ids.tolist()
     terms = max(D, 2 * F, sum(case.tokens)) * case.num_experts

@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext
@@ -59,6 +60,7 @@ class Ranks:
         self._pipes: list[Connection] = []
         # Calls for the same number of ranks in a row share a group; each group meets at a file of its own.
         self._num_ranks, self._num_groups = 0, 0
+        self._is_underway = False
 
     def run(self, num_ranks: int, function: Callable[..., Any], *args: Any, timeout_s: float = 300) -> list[Any]:
         """Call `function(*args)` on every rank of a gloo group of `num_ranks`; return what each returned, by rank.
@@ -72,6 +74,14 @@ class Ranks:
         Raises:
             RanksError: a rank raised or did not answer; then all are replaced.
         """
+        return self.begin(num_ranks, function, *args, timeout_s=timeout_s)()
+
+    def begin(
+        self, num_ranks: int, function: Callable[..., Any], *args: Any, timeout_s: float = 300
+    ) -> Callable[[], list[Any]]:
+        """Start what `run` does; the function that is returned waits for it. Meanwhile this process can do its part."""
+        if self._is_underway:  # What was begun before, nobody waited for.
+            self.stop()
         for rank in range(len(self._workers), num_ranks):
             self._start(rank)
         if num_ranks != self._num_ranks:
@@ -80,7 +90,12 @@ class Ranks:
         call = pickle.dumps((place, num_ranks, function, args))
         for pipe in self._pipes[:num_ranks]:
             pipe.send_bytes(call)
-        answers = self._collect(num_ranks, time.monotonic() + timeout_s)
+        self._is_underway = True
+        return partial(self._finish, num_ranks, time.monotonic() + timeout_s)
+
+    def _finish(self, num_ranks: int, deadline: float) -> list[Any]:
+        answers = self._collect(num_ranks, deadline)
+        self._is_underway = False
         failures = [f"rank {rank}: {answers[rank][1]}" for rank in sorted(answers) if not answers[rank][0]]
         silent = [f"rank {rank}: no answer" for rank in range(num_ranks) if rank not in answers]
         if silent:
@@ -124,7 +139,7 @@ class Ranks:
             if worker.is_alive():
                 worker.kill()
                 worker.join()
-        self._workers, self._pipes, self._num_ranks = [], [], 0
+        self._workers, self._pipes, self._num_ranks, self._is_underway = [], [], 0, False
 
 
 def serve(rank: int, pipe: Connection) -> None:

@@ -107,8 +107,9 @@ def assert_same_sums(ranks: list[Outcome], whole: Outcome, num_tokens: int) -> N
 
 
 def check(ranks, problem: Problem) -> None:
-    outcomes = ranks.run(len(problem.num_sequences), run_problem, problem)
+    begun = ranks.begin(len(problem.num_sequences), run_problem, problem)
     whole = run_whole(problem)
+    outcomes = begun()
     assert_same_decisions(outcomes, whole)
     assert_same_sums(outcomes, whole, problem.num_tokens)
 

@@ -40,13 +40,15 @@ def alone(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def together(ranks, tmp_path_factory):
+def together(ranks, alone, tmp_path_factory):
     """A folder of the run of several ranks, and the held-out loss that each was given, by their number and balance."""
 
     @functools.cache
     def make(num_ranks, balance):
         out = tmp_path_factory.mktemp(balance) / "run"
-        return out, ranks.run(num_ranks, demo_runs.train, str(out), tiny_demo.tiny_config(balance=balance))
+        begun = ranks.begin(num_ranks, demo_runs.train, str(out), tiny_demo.tiny_config(balance=balance))
+        alone(balance)  # What it is compared with, meanwhile.
+        return out, begun()
 
     return make
 
@@ -54,7 +56,7 @@ def together(ranks, tmp_path_factory):
 @pytest.mark.parametrize(("num_ranks", "balance"), [(2, "switch"), (3, "bias")])
 def test_losses_and_the_trace_are_those_of_one_process(alone, together, tmp_path, num_ranks, balance):
     # Two sequences in a batch: of three ranks, one has none.
-    whole, (out, losses) = alone(balance), together(num_ranks, balance)
+    (out, losses), whole = together(num_ranks, balance), alone(balance)
     for mine, theirs in zip(metrics(out), metrics(whole), strict=True):
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=RELATIVE)
         assert mine["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=RELATIVE)

@@ -21,31 +21,39 @@ SAYS = {
 }
 
 
-@pytest.mark.parametrize("kind", ["killed", "stopped", "raised"])
-def test_the_others_end_in_time_and_name_the_rank(tmp_path, kind):
-    context = forked()
-    processes = [
-        context.Process(target=faults.exchange_until_failure, args=(rank, NUM_RANKS, str(tmp_path), kind), daemon=True)
-        for rank in range(NUM_RANKS)
-    ]
-    for process in processes:
-        process.start()
-    others = [rank for rank in range(NUM_RANKS) if rank != faults.FAILING]
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    """Of each kind of failure, all at the same time: the folder in which the ranks left what they said."""
+    context, folders, processes = forked(), {}, {}
+    for kind in SAYS:
+        folders[kind] = tmp_path_factory.mktemp(kind)
+        for rank in range(NUM_RANKS):
+            args = (rank, NUM_RANKS, str(folders[kind]), kind)
+            processes[kind, rank] = context.Process(target=faults.exchange_until_failure, args=args, daemon=True)
+            processes[kind, rank].start()
     try:
-        for rank in others:
-            processes[rank].join(240)
-            assert processes[rank].exitcode == 1
+        for (kind, rank), process in processes.items():
+            if rank != faults.FAILING:
+                process.join(240)
+                assert process.exitcode == 1, (kind, rank)
     finally:
-        for process in processes:
+        for process in processes.values():
             process.kill()
             process.join()
-    for rank in others:
-        took_s, message = (tmp_path / f"{rank}.txt").read_text().split("\n", 1)
+    return folders
+
+
+@pytest.mark.parametrize("kind", SAYS)
+def test_the_others_end_in_time_and_name_the_rank(ended, kind):
+    for rank in range(NUM_RANKS):
+        if rank == faults.FAILING:
+            continue
+        took_s, message = (ended[kind] / f"{rank}.txt").read_text().split("\n", 1)
         assert message.startswith(SAYS[kind])
         assert message.endswith("start again from the last checkpoint, as `torchrun --max-restarts` does")
         assert float(took_s) < IN_TIME_S[kind] + faults.GRACE_S + PATIENCE_S
     if kind == "raised":
-        assert (tmp_path / "1.txt").read_text().endswith("ValueError: no such token")
+        assert (ended[kind] / "1.txt").read_text().endswith("ValueError: no such token")
 
 
 def test_the_first_to_come_to_a_verdict_speaks_for_all():

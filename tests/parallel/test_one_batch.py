@@ -9,24 +9,25 @@ from parallel.layers import Case, check_parts, run_on_rank
 EMPTY = (-1,) * 6
 ALL = tuple(range(6))
 
+# By the number of ranks: another one takes a new group.
 PLACES = {
     "alike": Case((5, 3)),
-    "three ranks": Case((5, 3, 7)),
-    "four ranks, the last without an expert": Case((2, 3, 1, 4), num_experts=5),
-    "a rank without tokens": Case((5, 0, 3)),
-    "tokens on one rank only": Case((0, 0, 6)),
     "no tokens at all": Case((0, 0)),
     "a rank with all experts": Case((4, 3), slots=(ALL, EMPTY)),
     "all tokens here, all experts there": Case((4, 0), slots=(EMPTY, ALL)),
-    "unequal": Case((4, 3, 5), slots=((5, -1, -1), (-1, 0, 3), (4, 1, 2)), skew=0.3),
     "two replicas": Case((4, 3), slots=((0, 1, 2, 3), (3, 4, 5, 0))),
+    "three ranks": Case((5, 3, 7)),
+    "a rank without tokens": Case((5, 0, 3)),
+    "tokens on one rank only": Case((0, 0, 6)),
+    "unequal": Case((4, 3, 5), slots=((5, -1, -1), (-1, 0, 3), (4, 1, 2)), skew=0.3),
     "replicas on some ranks, unequal": Case((6, 3, 5), slots=((0, 1, -1), (3, 4, 0), (0, 5, 2))),
     "replicas of all on all": Case((6, 3, 5), slots=(ALL, ALL, ALL)),
+    "four ranks, the last without an expert": Case((2, 3, 1, 4), num_experts=5),
 }
 
 
 def check(ranks, case):
-    check_parts(case, ranks.run(case.num_ranks, run_on_rank, case))
+    check_parts(case, ranks.begin(case.num_ranks, run_on_rank, case))
 
 
 @pytest.mark.parametrize("case", PLACES.values(), ids=PLACES)

@@ -16,3 +16,8 @@ def test_a_failure_names_its_rank_and_the_next_call_works(ranks):
     with pytest.raises(RanksError, match=r"(?s)rank 1: .*ValueError: no good.*rank 0: no answer"):
         ranks.run(2, calls.fail_on, 1)
     assert ranks.run(2, calls.add_over_ranks, 1) == [(0, 1), (1, 1)]
+
+
+def test_a_call_that_nobody_waited_for_leaves_nothing_behind(ranks):
+    ranks.begin(2, calls.add_over_ranks, 5)
+    assert ranks.run(2, calls.add_over_ranks, 1) == [(0, 1), (1, 1)]

@@ -23,13 +23,13 @@ def assert_same_losses(losses: list[float], whole: list[float]) -> None:
 
 
 # Three ranks have 3, 3 and 2 of the 8 sequences.
-@pytest.mark.parametrize(("num_ranks", "arrangement"), [(1, "ddp"), (2, "ddp"), (2, "fsdp"), (3, "ddp")])
 @pytest.mark.parametrize("name", list(RECIPES))
+@pytest.mark.parametrize(("num_ranks", "arrangement"), [(1, "ddp"), (2, "ddp"), (2, "fsdp"), (3, "ddp")])
 def test_ranks_train_as_one_process(ranks, name, num_ranks, arrangement):
     recipe = RECIPES[name]
-    all_ranks = ranks.run(num_ranks, train_twice, recipe, arrangement)
+    begun = ranks.begin(num_ranks, train_twice, recipe, arrangement)
     whole = train_whole(recipe, steps=STEPS, dtype=torch.float32)
-    for first, second in all_ranks:
+    for first, second in begun():
         assert first == second
         assert_same_losses(first, whole)
 

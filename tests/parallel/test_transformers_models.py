@@ -22,10 +22,11 @@ UNEQUAL = np.array([[[7, 2, 0, -1, -1], [3, 1, -1, -1, -1], [4, 5, 6, 0, 2]]])
 REPLICATED = np.array([[[7, 2, 0, 5, 1], [3, 4, 6, 0, 2]]])
 
 
-def check(name, results):
-    """Require that the ranks' results are those of one process; return its model."""
+def check(name, num_ranks, begun):
+    """Require that the results that `begun` waits for are those of one process; return its model."""
     model = models.build(name)
-    expected = models.run_whole(model, len(results))
+    expected = models.run_whole(model, num_ranks)
+    results = begun()
     # Where an architecture saturates, a gradient is what is left of terms of the usual size.
     usual = statistics.median(grad.square().mean().sqrt().item() for grad in expected["grads"].values())
     tolerance = {"dtype": torch.float32, "terms": TERMS, "scale": usual}
@@ -48,21 +49,21 @@ def check(name, results):
 # On two ranks: every architecture, below.
 @pytest.mark.parametrize(("name", "num_ranks"), [*((name, 3) for name in NAMES), ("mixtral", 4)])
 def test_outputs_and_gradients_are_those_of_one_process(ranks, name, num_ranks):
-    check(name, ranks.run(num_ranks, models.run_on_rank, name))
+    check(name, num_ranks, ranks.begin(num_ranks, models.run_on_rank, name))
 
 
 @pytest.mark.parametrize("name", ["mixtral", "gpt_oss", "nemotron_h"])
 def test_a_layout_with_replicas_and_unequal_ranks(ranks, name):
-    check(name, ranks.run(3, models.run_on_rank, name, UNEQUAL))
+    check(name, 3, ranks.begin(3, models.run_on_rank, name, UNEQUAL))
 
 
 def test_two_levels(ranks):
-    check("deepseek_v3", ranks.run(4, models.run_on_rank, "deepseek_v3", None, 2))
+    check("deepseek_v3", 4, ranks.begin(4, models.run_on_rank, "deepseek_v3", None, 2))
 
 
 def test_a_checkpoint_is_loaded_rank_by_rank(ranks, tmp_path):
     models.build("qwen3_moe").save_pretrained(tmp_path, max_shard_size="40KB")
-    check("qwen3_moe", ranks.run(3, models.load_on_rank, str(tmp_path), "qwen3_moe"))
+    check("qwen3_moe", 3, ranks.begin(3, models.load_on_rank, str(tmp_path), "qwen3_moe"))
 
 
 def test_no_rank_ever_holds_all_experts(ranks, tmp_path):
@@ -81,7 +82,7 @@ def test_generation_keeps_the_ranks_in_step(ranks, lengths):
 
 @pytest.mark.parametrize("name", INSIDE)
 def test_every_architecture_of_the_interface(ranks, tmp_path, name):
-    whole = check(name, ranks.run(2, models.run_on_rank, name, None, 1, str(tmp_path / "ranks")))
+    whole = check(name, 2, ranks.begin(2, models.run_on_rank, name, None, 1, str(tmp_path / "ranks")))
     whole.save_pretrained(tmp_path / "alone")
     require_same_files(tmp_path / "ranks", tmp_path / "alone")
 
@@ -126,7 +127,7 @@ def test_what_fsdp_has_sharded_besides_is_saved_whole(ranks, tmp_path):
 
 def test_experts_of_a_running_model_move(ranks):
     answers = ranks.run(3, models.move_and_measure, "mixtral", UNEQUAL)
-    check("mixtral", [result for result, _ in answers])
+    check("mixtral", 3, lambda: [result for result, _ in answers])
     assert all(num_rows > 0 for _, num_rows in answers)
 
 
