@@ -19,7 +19,7 @@ from headgate.kernels.triton.tuning import tuned
 
 
 @triton.jit
-def _write_gradients(
+def _write_columns(
     d, first, rows, columns, is_row, weight, up_rows, d_up_rows, hidden, clamp, slope, up_offset,
     F: tl.constexpr, GATED: tl.constexpr, INTERLEAVED: tl.constexpr, ACTIVATION: tl.constexpr,
 ):  # fmt: skip
@@ -44,6 +44,31 @@ def _write_gradients(
     if GATED:
         tl.store(d_up_rows + start + up_places, d_rise.to(d_up_rows.dtype.element_ty), mask=mask)
     return part
+
+
+@triton.jit
+def _write_gradients(
+    d, first, rows, n, is_row, weight, up_rows, d_up_rows, hidden, clamp, slope, up_offset,
+    F: tl.constexpr, GATED: tl.constexpr, INTERLEAVED: tl.constexpr, ACTIVATION: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """`_write_columns`, for half of a wide tile after the other: registers hold the values of one half only."""
+    if BLOCK_N <= 64:
+        columns = n * BLOCK_N + tl.arange(0, BLOCK_N)
+        return _write_columns(
+            d, first, rows, columns, is_row, weight, up_rows, d_up_rows, hidden, clamp, slope, up_offset,
+            F, GATED, INTERLEAVED, ACTIVATION,
+        )  # fmt: skip
+    else:
+        d_halves = tl.split(tl.permute(tl.reshape(d, (BLOCK_M, 2, BLOCK_N // 2)), (0, 2, 1)))
+        part = tl.zeros((BLOCK_M,), tl.float32)
+        for half in tl.static_range(2):
+            columns = (2 * n + half) * (BLOCK_N // 2) + tl.arange(0, BLOCK_N // 2)
+            part += _write_columns(
+                d_halves[half], first, rows, columns, is_row, weight, up_rows, d_up_rows, hidden,
+                clamp, slope, up_offset, F, GATED, INTERLEAVED, ACTIVATION,
+            )  # fmt: skip
+        return part
 
 
 @tuned(ACTIVATION_GRADIENT, key=["D", "F", "BUCKET", "PRECISION"])
@@ -78,22 +103,9 @@ def activation_gradient_kernel(
     )  # fmt: skip
 
     weight = None if WEIGHS_INPUT else load_row_weights(row_weights, slot_of_row, rows, is_row)
-    if BLOCK_N > 64:
-        # Half of a wide tile after the other, so that registers hold the epilogue's values of one half only.
-        left, right = tl.split(tl.permute(tl.reshape(d, (BLOCK_M, 2, BLOCK_N // 2)), (0, 2, 1)))
-        columns = n * BLOCK_N + tl.arange(0, BLOCK_N // 2)
-        part = _write_gradients(
-            left, first, rows, columns, is_row, weight, up_rows, d_up_rows, hidden,
-            clamp, slope, up_offset, F, GATED, INTERLEAVED, ACTIVATION,
-        )  # fmt: skip
-        part += _write_gradients(
-            right, first, rows, columns + BLOCK_N // 2, is_row, weight, up_rows, d_up_rows, hidden,
-            clamp, slope, up_offset, F, GATED, INTERLEAVED, ACTIVATION,
-        )  # fmt: skip
-    else:
-        part = _write_gradients(
-            d, first, rows, columns, is_row, weight, up_rows, d_up_rows, hidden,
-            clamp, slope, up_offset, F, GATED, INTERLEAVED, ACTIVATION,
-        )  # fmt: skip
+    part = _write_gradients(
+        d, first, rows, n, is_row, weight, up_rows, d_up_rows, hidden, clamp, slope, up_offset,
+        F, GATED, INTERLEAVED, ACTIVATION, BLOCK_M, BLOCK_N,
+    )  # fmt: skip
     if weight_parts is not None and not WEIGHS_INPUT:
         tl.store(weight_parts + rows.to(tl.int64) * n_tiles + n, part, mask=is_row)
