@@ -77,6 +77,7 @@ def run_times(run: Run, clock: DeviceClock, shapes: dict[str, Shape], without: S
         # A case that fails, for want of memory or otherwise, is a finding, and the others go on.
         except Exception as error:  # noqa: BLE001
             run.failures[str(case)] = f"{type(error).__name__}: {str(error)[:200]}"
+        clock.free()
         longest_s = max(longest_s, time.perf_counter() - begin)
         run.write()
     run.write()
@@ -91,19 +92,18 @@ def time_one(
     floor_s = Work(num_bytes=record["bytes"], flops=record["flops"]).floor_s(
         run.setting["copy_bytes_per_s"], run.setting["matrix_flop_per_s"]
     )
-    clock.free()
     return record | {"floor_ms": floor_s * 1e3} | compare(record["median_ms"])
 
 
 def compare(median_ms: dict[str, float]) -> dict[str, Any]:
-    """The best of the rivals, and its time and the default's over Headgate's (without a graph); None where none ran."""
-    rivals = {name: value for name, value in median_ms.items() if name not in OURS}
-    best = min(rivals, key=lambda name: rivals[name], default=None)
-    ours = median_ms["headgate"]
+    """Each rival's time over Headgate's (without a graph), the best's and the default's; None where none ran."""
+    over = {name: value / median_ms["headgate"] for name, value in median_ms.items() if name not in OURS}
+    best = min(over, key=lambda name: over[name], default=None)
     return {
+        "over_ours": over,
         "best_rival": best,
-        "best_over_ours": None if best is None else rivals[best] / ours,
-        "default_over_ours": rivals[DEFAULT_RIVAL] / ours if DEFAULT_RIVAL in rivals else None,
+        "best_over_ours": None if best is None else over[best],
+        "default_over_ours": over.get(DEFAULT_RIVAL),
     }
 
 
@@ -126,8 +126,7 @@ def show(run: Run) -> None:
     for case, why in run.failures.items():
         print(f"  FAILS: {case}: {why}")
     if run.dropped:
-        print(f"dropped, for the budget of {run.budget_s:.0f} s is spent: {', '.join(map(str, run.dropped))}")
-        print("to go on with them, run it again with --resume")
+        print(f"left over by a budget of {run.budget_s:.0f} s, for --resume: {', '.join(map(str, run.dropped))}")
 
 
 def show_times(run: Run) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import itertools
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -17,7 +16,7 @@ from headgate.experts import ExpertWeights, is_one_call, run_choice, run_experts
 from headgate.integrations.transformers.backend import plan_all
 from headgate.kernels.function import ExpertFunction
 from support.case import make_output_gradient, train_once, work_of
-from support.contenders import DEFAULT_RIVAL, Contender, rival_names, transformers_contender
+from support.contenders import DEFAULT_RIVAL, Contender, rival_names
 from support.device_clock import DeviceClock
 from support.exact import choose_tokens, error_bound, exact_output, relative_error
 from support.floor import Work
@@ -69,11 +68,11 @@ class Roster:
     """
 
     left_out: dict[str, str] = field(default_factory=dict)
-    spent_s: Counter[str] = field(default_factory=Counter)
+    spent_s: dict[str, float] = field(default_factory=dict)
 
     def count_first_call(self, name: str, seconds: float) -> None:
         """Add a first call's time, and leave out from the next case on who has used up our patience."""
-        self.spent_s[name] += seconds  # type: ignore[assignment]
+        self.spent_s[name] = self.spent_s.get(name, 0.0) + seconds
         if self.spent_s[name] > PATIENCE_S and name not in NEVER_LEFT_OUT:
             self.left_out[name] = f"slow: {self.spent_s[name]:.0f} s of first calls in all"
 
@@ -127,10 +126,7 @@ def planning_contender(problem: Problem) -> Contender:
 def list_contenders(problem: Problem, left_out: dict[str, str]) -> Iterator[Contender]:
     """Headgate, transformers' implementations, and the rivals that are there; why others are not goes to `left_out`."""
     yield planning_contender(problem)
-    for name in rival_names(problem.shape, problem.x.shape[0], problem.x.dtype):
-        if name not in left_out:
-            yield transformers_contender(problem, name)
-    for name in RIVALS:
+    for name in [*rival_names(problem.shape, problem.x.shape[0], problem.x.dtype), *RIVALS]:
         if name in left_out:
             continue
         found = find_rival(name, problem)

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from support.contenders import Contender, make_transformers_experts
+from support.contenders import Contender, make_transformers_experts, transformers_contender
 from support.problem import Problem
 
 
@@ -130,11 +130,11 @@ def count_copies() -> int:
 
 
 def find_rival(name: str, problem: Problem) -> Contender | str:
-    """The rival, or why it can't take part."""
+    """The rival, one of `RIVALS` or an implementation of transformers; or why it can't take part."""
     if problem.x.requires_grad and name in INFERENCE_ALONE:
         return "has no gradients"
     try:
-        return RIVALS[name](problem)
+        return RIVALS[name](problem) if name in RIVALS else transformers_contender(problem, name)
     except ModuleNotFoundError as error:
         return f"not installed ({error.name})"
     # Others' packages fail in ways of their own; what they say is reported, and the rest goes on.

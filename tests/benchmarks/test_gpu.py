@@ -126,16 +126,17 @@ def test_what_the_budget_does_not_allow_is_dropped_and_named(tmp_path, monkeypat
     gpu.show(run)
     assert len(run.dropped) == len(order_cases(["tiny"], is_tiny=True))
     printed = capsys.readouterr().out
-    assert "dropped, for the budget of -1 s is spent: tiny uniform infer 1, tiny uniform infer 4," in printed
+    assert "left over by a budget of -1 s, for --resume: tiny uniform infer 1, tiny uniform infer 4," in printed
     assert "3 more checks were left out" in printed
     assert len(json.loads((tmp_path / "tried.json").read_text())["dropped"]) == len(run.dropped)
 
 
 def test_ratios_are_to_the_best_rival_and_to_the_default():
     found = gpu.compare({"headgate": 2.0, "headgate, graph": 1.0, "eager": 9.0, "grouped_mm": 5.0, "vllm": 3.0})
-    assert found == {"best_rival": "vllm", "best_over_ours": 1.5, "default_over_ours": 2.5}
+    over = {"eager": 4.5, "grouped_mm": 2.5, "vllm": 1.5}
+    assert found == {"over_ours": over, "best_rival": "vllm", "best_over_ours": 1.5, "default_over_ours": 2.5}
     alone = gpu.compare({"headgate": 2.0, "headgate, graph": 1.0})
-    assert alone == {"best_rival": None, "best_over_ours": None, "default_over_ours": None}
+    assert alone == {"over_ours": {}, "best_rival": None, "best_over_ours": None, "default_over_ours": None}
 
 
 def test_training_reads_the_weights_twice_and_writes_their_gradients():
@@ -188,6 +189,11 @@ def test_a_rival_that_is_not_there_says_so(name):
     assert rivals.find_rival(name, tiny_problem()) == f"not installed ({name})"
 
 
+def test_without_transformers_its_implementations_say_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers.models.olmoe.modeling_olmoe", None)
+    assert rivals.find_rival("grouped_mm", tiny_problem()).startswith("not installed (transformers.models.olmoe")
+
+
 def test_a_rival_without_gradients_and_one_that_fails_say_so(monkeypatch):
     assert rivals.find_rival("vllm", tiny_problem(is_trained=True)) == "has no gradients"
     monkeypatch.setitem(rivals.RIVALS, "vllm", lambda _: 1 / 0)
@@ -206,8 +212,7 @@ def rival(run):
     ],
 )
 def test_a_rival_that_is_wrong_or_fails_gets_no_time(run, why, monkeypatch):
-    monkeypatch.setattr(gpu_cases, "RIVALS", {"made up": None})
-    monkeypatch.setattr(gpu_cases, "find_rival", lambda _, problem: rival(run)(problem))
+    monkeypatch.setitem(rivals.RIVALS, "made up", rival(run))
     record = time_case(CASE, TINY_SHAPES["tiny"], DeviceClock(CPU), Roster(), dtype=torch.float32, seconds=0.0)
     assert "made up" not in record["median_ms"]
     assert record["left_out"]["made up"].startswith(why)
@@ -278,7 +283,7 @@ def test_a_case_that_fails_is_told_and_the_others_go_on(tmp_path, monkeypatch, c
 
 def test_a_device_that_is_lost_ends_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_cases, "RIVALS", {"made up": None})
-    monkeypatch.setattr(gpu_cases, "find_rival", lambda _, problem: rival(lambda problem: problem.x[99])(problem))
+    monkeypatch.setitem(rivals.RIVALS, "made up", rival(lambda problem: problem.x[99]))
     monkeypatch.setattr(DeviceClock, "is_lost", lambda _: True)
     run = make_run(tmp_path, monkeypatch)
     time_tiny(run)

@@ -80,18 +80,17 @@ def test_few_rows_are_summed_in_parts(name: str, monkeypatch: pytest.MonkeyPatch
         assert_close(name, part, one, dtype=torch.float32, terms=390)
 
 
-@pytest.mark.parametrize("weighs_input", [False, True])
-@pytest.mark.parametrize("config", range(len(schedule.ONE_TOKEN.few)))
+@pytest.mark.parametrize(("config", "weighs_input"), [(0, False), (1, True), (2, False), (3, True)])
 def test_a_single_token(config: int, weighs_input: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Among its choices a zero-compute expert and one of nobody; sums of several steps, weights that lie transposed."""
     monkeypatch.setattr(experts.one_token_kernel, "early_config_prune", lambda configs, *_, **__: [configs[config]])
-    problem = make_problem((1, 20, 600, 5, 4), SPECS["gpt_oss"], torch.float32)
+    problem = make_problem((1, 18, 520, 5, 4), SPECS["gpt_oss"], torch.float32)
     ids = torch.tensor([[3, 5, 0, 9]])
     problem = dataclasses.replace(problem, ids=ids)
     on_card = triton_problem(problem, plan=plan_all(ids, 6), weighs_input=weighs_input)
-    wanted, _ = expected(on_card, torch.zeros(1, 20))
+    wanted, _ = expected(on_card, torch.zeros(1, 18))
     y = ops.run_now(on_card)
-    assert_close("y", y.cpu(), wanted, dtype=torch.float32, terms=600)
+    assert_close("y", y.cpu(), wanted, dtype=torch.float32, terms=520)
     moved = on_card.down.transpose(1, 2).contiguous().transpose(1, 2)
     assert torch.equal(ops.run_now(on_card._replace(down=moved)), y)
 

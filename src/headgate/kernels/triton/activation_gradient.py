@@ -19,13 +19,12 @@ from headgate.kernels.triton.tuning import tuned
 
 
 @triton.jit
-def _write_gradients(
-    d, first, rows, columns, is_row, is_column, weight, up_rows, d_up_rows, hidden, parts_at,
-    clamp, slope, up_offset,
+def _write_columns(
+    d, first, rows, columns, is_row, weight, up_rows, d_up_rows, hidden, clamp, slope, up_offset,
     F: tl.constexpr, GATED: tl.constexpr, INTERLEAVED: tl.constexpr, ACTIVATION: tl.constexpr,
 ):  # fmt: skip
-    """From dy @ down[e] = `d` to all that the kernel writes; `weight` multiplies the expert's output, where it does."""
-    mask = is_row[:, None] & is_column[None, :]
+    """From these columns of dy @ down[e] to all that the kernel writes of them; returns their part of g . h."""
+    mask = is_row[:, None] & (columns < F)[None, :]
     gate_columns, up_columns = gate_and_up_columns(columns, F, GATED, INTERLEAVED)
     width: tl.constexpr = 2 * F if GATED else F
     # Entries are counted from the tile's first row in 32 bits, which take half the registers.
@@ -34,9 +33,8 @@ def _write_gradients(
     gate = tl.load(up_rows + start + gate_places, mask=mask, other=0.0).to(tl.float32)
     rise = tl.load(up_rows + start + up_places, mask=mask, other=0.0).to(tl.float32) if GATED else gate
     values = activate(gate, rise, clamp, slope, up_offset, GATED, ACTIVATION)
+    part = tl.sum(d * values, 1)
     if weight is not None:
-        if parts_at is not None:
-            tl.store(parts_at, tl.sum(d * values, 1), mask=is_row)
         d, values = d * weight[:, None], values * weight[:, None]
     if hidden is not None:
         at = hidden + first.to(tl.int64) * F + ((rows - first)[:, None] * F + columns[None, :])
@@ -45,6 +43,32 @@ def _write_gradients(
     tl.store(d_up_rows + start + gate_places, d_gate.to(d_up_rows.dtype.element_ty), mask=mask)
     if GATED:
         tl.store(d_up_rows + start + up_places, d_rise.to(d_up_rows.dtype.element_ty), mask=mask)
+    return part
+
+
+@triton.jit
+def _write_gradients(
+    d, first, rows, n, is_row, weight, up_rows, d_up_rows, hidden, clamp, slope, up_offset,
+    F: tl.constexpr, GATED: tl.constexpr, INTERLEAVED: tl.constexpr, ACTIVATION: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """`_write_columns`, for half of a wide tile after the other: registers hold the values of one half only."""
+    if BLOCK_N <= 64:
+        columns = n * BLOCK_N + tl.arange(0, BLOCK_N)
+        return _write_columns(
+            d, first, rows, columns, is_row, weight, up_rows, d_up_rows, hidden, clamp, slope, up_offset,
+            F, GATED, INTERLEAVED, ACTIVATION,
+        )  # fmt: skip
+    else:
+        d_halves = tl.split(tl.permute(tl.reshape(d, (BLOCK_M, 2, BLOCK_N // 2)), (0, 2, 1)))
+        part = tl.zeros((BLOCK_M,), tl.float32)
+        for half in tl.static_range(2):
+            columns = (2 * n + half) * (BLOCK_N // 2) + tl.arange(0, BLOCK_N // 2)
+            part += _write_columns(
+                d_halves[half], first, rows, columns, is_row, weight, up_rows, d_up_rows, hidden,
+                clamp, slope, up_offset, F, GATED, INTERLEAVED, ACTIVATION,
+            )  # fmt: skip
+        return part
 
 
 @tuned(ACTIVATION_GRADIENT, key=["D", "F", "BUCKET", "PRECISION"])
@@ -79,8 +103,9 @@ def activation_gradient_kernel(
     )  # fmt: skip
 
     weight = None if WEIGHS_INPUT else load_row_weights(row_weights, slot_of_row, rows, is_row)
-    parts_at = None if weight_parts is None else weight_parts + rows.to(tl.int64) * n_tiles + n
-    _write_gradients(
-        d, first, rows, columns, is_row, is_column, weight, up_rows, d_up_rows, hidden, parts_at,
-        clamp, slope, up_offset, F, GATED, INTERLEAVED, ACTIVATION,
+    part = _write_gradients(
+        d, first, rows, n, is_row, weight, up_rows, d_up_rows, hidden, clamp, slope, up_offset,
+        F, GATED, INTERLEAVED, ACTIVATION, BLOCK_M, BLOCK_N,
     )  # fmt: skip
+    if weight_parts is not None and not WEIGHS_INPUT:
+        tl.store(weight_parts + rows.to(tl.int64) * n_tiles + n, part, mask=is_row)

@@ -167,9 +167,8 @@ def _place_slots(
     if counts_at is None:
         totals, earlier = _count_run(ids_at, begin, end, NUM_BUCKETS, COLUMNS, STEP), tl.zeros([COLUMNS], tl.int32)
     else:
-        totals, earlier = _add_counts(
-            counts_at, num_counts, tl.program_id(0) * merged, NUM_BUCKETS, COLUMNS, STEP
-        )  # fmt: skip
+        first_own = tl.program_id(0) * merged
+        totals, earlier = _add_counts(counts_at, num_counts, first_own, NUM_BUCKETS, COLUMNS, STEP)
     ends = tl.cumsum(totals, axis=0)
     if tl.program_id(0) == 0:
         tl.store(offsets_at, 0)

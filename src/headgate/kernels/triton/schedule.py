@@ -136,8 +136,9 @@ ACTIVATION_GRADIENT = Schedule(
     few=(_config(16, 64, 128, warps=4, stages=4), _config(16, 64, 64, warps=4, stages=5)),
     some=(_config(64, 64, 64, warps=8, stages=4), _config(32, 64, 64, warps=4, stages=4)),
     many=(
-        # Its epilogue holds three tiles: larger ones, or fewer warps, spill registers by the kilobyte.
-        _config(64, 128, 64, warps=16, stages=4),
+        # Fewer warps spill where gates are interleaved and clamped.
+        _config(128, 128, 64, warps=16, stages=4),
+        _config(128, 128, 64, warps=8, stages=4),
         _config(64, 128, 64, warps=8, stages=4),
         _config(64, 128, 32, warps=8, stages=3),
     ),
