@@ -94,7 +94,7 @@ class Backward {
 
   Projection hidden_projection(const Group& group) const {
     Projection p{pieces_of(geometry_, group, true), transpose(e_.down), e_.d_model, 0, e_.d_ff, 1, 1, 0, nullptr, 0, 0};
-    set_tasks(p);
+    set_tasks(p);  // In tasks that depend on nothing else: the gradients of the row weights are summed by them.
     return p;
   }
 
@@ -141,7 +141,7 @@ class Backward {
   void add_slab(std::int64_t begin, std::int64_t size) {
     float* const outputs = reinterpret_cast<float*>(shared_);
     Projection p{all_pieces(geometry_), transpose(e_.up), width_, begin, size, 1, 1, 0, packed_up_gradients_, 0, 0};
-    set_tasks(p);
+    set_tasks(p, e_.threads.num_threads);
     row_jobs_.push_back({p, 0, outputs});
     add(kernels_.rows, &row_jobs_.back(), count_tasks(p));
     combines_.push_back({&e_, outputs, false, g_.dy, g_.dy_stride, begin, size, g_.dx, tokens_per_task(size)});

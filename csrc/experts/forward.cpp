@@ -24,7 +24,7 @@ Projection up_projection(const headgate_experts& e, const Pieces& pieces, const 
   const bool is_interleaved = e.function.is_gated && e.function.is_interleaved;
   Projection p{pieces, e.up, e.d_model, 0, e.d_ff, e.function.is_gated ? 2 : 1, is_interleaved ? 2 : 1,
                is_interleaved ? 1 : e.d_ff, packed, 0, 0};
-  set_tasks(p);
+  set_tasks(p, e.threads.num_threads);
   return p;
 }
 
@@ -57,7 +57,7 @@ int run(const headgate_experts& e, const ExpertsKernels& kernels, void* y, void*
   for (std::int64_t begin = 0; begin < e.d_model; begin += width) {
     const std::int64_t size = std::min(width, e.d_model - begin);
     Projection down{all_pieces(geometry), e.down, e.d_ff, begin, size, 1, 1, 0, hidden.get(), 0, 0};
-    set_tasks(down);
+    set_tasks(down, e.threads.num_threads);
     downs.push_back({down, e.d_model, outputs});
     combines.push_back({&e, outputs, true, e.x, e.x_stride, begin, size, y, tokens_per_task(size)});
     phases.push_back({kernels.rows, &downs.back(), count_tasks(down)});

@@ -28,6 +28,7 @@ struct Piece {
 
 constexpr std::int64_t kMostRowsPerPiece = 768;
 constexpr std::int64_t kTileOutputs = 8;
+constexpr std::int64_t kTilesPerTask = 16;    // at most
 constexpr std::int64_t kColumnsPerTask = 384;  // of transposed weights
 
 // How an instruction set packs. For the gradients of weights, which are sums over rows, a pair is what one 32-bit

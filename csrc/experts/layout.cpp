@@ -9,7 +9,20 @@ namespace {
 
 constexpr std::int64_t kAlignment = 64;
 constexpr std::int64_t kSmallBytes = std::int64_t{4} << 20;   // buffers up to this size are not split
+constexpr std::int64_t kManyRows = 384;                       // of a piece: more than the second cache holds
+constexpr std::int64_t kTasksPerThread = 16;                  // at least, so that none waits long for the last
 constexpr std::int64_t kLargeBytes = std::int64_t{16} << 20;  // memory beyond this costs more to clear than to reuse
+
+std::int64_t mean_rows(const Pieces& pieces) {
+  std::int64_t num_rows = 0;
+  for (std::int64_t i = 0; i < pieces.size; ++i) num_rows += pieces.data[i].num_rows;
+  return pieces.size > 0 ? num_rows / pieces.size : 0;
+}
+
+void divide(Projection& projection, std::int64_t tiles_per_task) {
+  projection.tiles_per_task = tiles_per_task;
+  projection.tasks_per_piece = divide_up(divide_up(projection.num_outputs, kTileOutputs), tiles_per_task);
+}
 
 }  // namespace
 
@@ -60,11 +73,18 @@ Pieces all_pieces(const Geometry& geometry) {
 
 void set_tasks(Projection& projection) {
   if (projection.weights.column_stride != 1) {
-    projection.tiles_per_task = kColumnsPerTask / (projection.halves * kTileOutputs);
+    divide(projection, kColumnsPerTask / (projection.halves * kTileOutputs));
   } else {
-    projection.tiles_per_task = projection.num_inputs <= 2048 ? 8 : 4;
+    divide(projection, projection.num_inputs <= 2048 ? 8 : 4);
   }
-  projection.tasks_per_piece = divide_up(divide_up(projection.num_outputs, kTileOutputs), projection.tiles_per_task);
+}
+
+void set_tasks(Projection& projection, int num_threads) {
+  set_tasks(projection);
+  if (projection.weights.column_stride != 1 || mean_rows(projection.pieces) < kManyRows) return;
+  Projection coarser = projection;
+  divide(coarser, kTilesPerTask);
+  if (count_tasks(coarser) >= kTasksPerThread * num_threads) projection = coarser;
 }
 
 std::int64_t count_tasks(const Projection& projection) { return projection.pieces.size * projection.tasks_per_piece; }

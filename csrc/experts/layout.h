@@ -40,6 +40,10 @@ Pieces all_pieces(const Geometry& geometry);
 
 // Divides a projection's outputs among tasks.
 void set_tasks(Projection& projection);
+
+// The same for so many threads: a task reads its piece's rows once, so where these are many it takes more outputs, as
+// long as there are tasks enough to share evenly.
+void set_tasks(Projection& projection, int num_threads);
 std::int64_t count_tasks(const Projection& projection);
 
 // The matrices that multiply the other way.

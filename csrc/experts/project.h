@@ -11,8 +11,6 @@ namespace {
 
 constexpr std::int64_t kInPlaceBytes = 4096;  // of each weight row, per pass over a superblock
 constexpr std::int64_t kStagedBytes = 1024;
-constexpr std::int64_t kTilesPerTask = 16;   // at most
-constexpr std::int64_t kTilesPerPass = 8;    // at most, where a row takes several passes
 
 template <class Isa, class S>
 class Projector {
@@ -132,7 +130,7 @@ class Projector {
   const Projection& p_;
   bool is_staged_;
   std::int64_t pass_, padded_inputs_;
-  alignas(64) float sums_[kTilesPerPass * 2 * kSuperblock * kBlockTokens * kTileRows];
+  alignas(64) float sums_[kTilesPerTask * 2 * kSuperblock * kBlockTokens * kTileRows];
   alignas(64) Element staged_[kTileRows * kInPlaceBytes / sizeof(Element)];
 };
 
