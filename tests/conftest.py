@@ -49,10 +49,17 @@ def uninstrumented() -> Iterator[Callable[[str], object]]:
     def is_replaced(name: str) -> bool:
         return name.split(".")[0] == "headgate" and not name.startswith("headgate.kernels")
 
+    def forget_modules() -> None:
+        """Let the compiler look modules up again: it keeps those that it met by name for the whole process."""
+        compiler = sys.modules.get("torch._dynamo.symbolic_convert")
+        if compiler is not None:
+            compiler._import_module.cache_clear()
+
     replaced = {name: module for name, module in sys.modules.items() if is_replaced(name)}
     for name in replaced:
         del sys.modules[name]
     HOOK.uninstall()
+    forget_modules()
     try:
         yield importlib.import_module
     finally:
@@ -60,6 +67,7 @@ def uninstrumented() -> Iterator[Callable[[str], object]]:
             del sys.modules[name]
         sys.modules.update(replaced)
         sys.meta_path.insert(0, HOOK.hook)
+        forget_modules()
 
 
 @pytest.fixture

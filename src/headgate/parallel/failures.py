@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
+from torch.distributed.distributed_c10d import PrefixStore, Store, _get_default_store
 
 from headgate.errors import InputError, RankError
 
@@ -73,7 +73,7 @@ class Board:
         num_ranks: W.
     """
 
-    store: dist.Store
+    store: Store
     rank: int
     num_ranks: int
 

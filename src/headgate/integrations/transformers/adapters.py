@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
+from torch import Tensor
 
 from headgate.experts import ExpertWeights
 from headgate.flow import DispatchPlan
@@ -55,7 +56,8 @@ def run_jetmoe(self: Any, layer_input: Float[Tensor, "B S D"]) -> Float[Tensor, 
     )
     routed = Routed(x=tokens, plan=plan, combine_weights=gates[row_order].view(-1, top_k))
     weights = ExpertWeights(up=self.input_linear.weight, down=self.output_linear.weight)
-    return run_gated(self, routed, weights).view_as(layer_input) + self.bias
+    y: Tensor = run_gated(self, routed, weights).view_as(layer_input) + self.bias
+    return y
 
 
 def run_llama4(self: Any, hidden_states: Float[Tensor, "*B D"]) -> tuple[Float[Tensor, "T D"], Float[Tensor, "T E"]]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from headgate.errors import ArtifactError, InputError
+from headgate.errors import ArtifactError, InputError, SpecError
 from headgate.integrations.transformers.cache_probe import probe_cache
 from headgate.integrations.transformers.formulas import formula_or_reason
 from headgate.integrations.transformers.inspection import build_on_meta, load_config
