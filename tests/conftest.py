@@ -38,6 +38,18 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", r"ignore:top_k \(=1\) with normalise:UserWarning")
 
 
+def forget_compiled_modules() -> None:
+    """Let torch.compile look modules up again: it keeps those that it met by name, and names them in their users."""
+    compiler = sys.modules.get("torch._dynamo.symbolic_convert")
+    if compiler is None:
+        return
+    compiler._import_module.cache_clear()
+    for module in list(sys.modules.values()):
+        names = getattr(module, "__dict__", {})
+        for name in [name for name in names if name.startswith("__import_headgate_dot_")]:
+            del names[name]
+
+
 @pytest.fixture
 def uninstrumented() -> Iterator[Callable[[str], object]]:
     """Import headgate's modules afresh without the run-time checks, which torch.compile cannot trace.
@@ -49,17 +61,11 @@ def uninstrumented() -> Iterator[Callable[[str], object]]:
     def is_replaced(name: str) -> bool:
         return name.split(".")[0] == "headgate" and not name.startswith("headgate.kernels")
 
-    def forget_modules() -> None:
-        """Let the compiler look modules up again: it keeps those that it met by name for the whole process."""
-        compiler = sys.modules.get("torch._dynamo.symbolic_convert")
-        if compiler is not None:
-            compiler._import_module.cache_clear()
-
     replaced = {name: module for name, module in sys.modules.items() if is_replaced(name)}
     for name in replaced:
         del sys.modules[name]
     HOOK.uninstall()
-    forget_modules()
+    forget_compiled_modules()
     try:
         yield importlib.import_module
     finally:
@@ -67,7 +73,7 @@ def uninstrumented() -> Iterator[Callable[[str], object]]:
             del sys.modules[name]
         sys.modules.update(replaced)
         sys.meta_path.insert(0, HOOK.hook)
-        forget_modules()
+        forget_compiled_modules()
 
 
 @pytest.fixture
