@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 from rich.console import Console
@@ -146,6 +147,15 @@ def test_nonsense_is_a_usage_error(arguments):
     assert (result.exit_code, result.stdout) == (2, "")
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A shell's background job ignores interrupts, and so do these tests if they are run as one."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_saves_and_says_how_to_go_on(monkeypatch):
     real = run.train
 
@@ -167,6 +177,7 @@ def test_an_interrupt_saves_and_says_how_to_go_on(monkeypatch):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_a_second_interrupt_is_not_held_back():
     with stop_on_interrupt(Console(quiet=True)) as should_stop:
         assert not should_stop()
